@@ -34,13 +34,17 @@ def find_pre_tokenizer(name: str) -> PreTokenizer:
     except KeyError:
         raise UnsupportedModelError(
             f"the GGUF file's pre-tokenizer (tokenizer.ggml.pre) is {name!r}, which jaxllm doesn't know; "
-            f"known are {', '.join(sorted(_PRE_TOKENIZERS))}. Pass tokenizer= with a Hugging Face tokenizer of the model"
+            f"known are {', '.join(sorted(_PRE_TOKENIZERS))}. Pass tokenizer= with the model's Hugging Face tokenizer"
         ) from None
 
 
 def _character_ranges(hexadecimal: str) -> str:
     """The inside of a character class from code points like "41-5A B5"."""
     return "".join("-".join(f"\\x{{{code_point}}}" for code_point in part.split("-")) for part in hexadecimal.split())
+
+
+def _either(*patterns: str) -> str:
+    return "|".join(patterns)
 
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -52,29 +56,25 @@ _LOWER_ENDED_WORD = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 _UPPER_STARTED_WORD = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = "|".join((_CONTRACTIONS, _LETTER_WORD, r"\p{N}{1,3}", _SYMBOLS, _LINE_ENDS_AND_SPACES))
-_QWEN2 = "|".join((_CONTRACTIONS, _LETTER_WORD, r"\p{N}", _SYMBOLS, _LINE_ENDS_AND_SPACES))
-_QWEN35 = "|".join(
-    (
-        _CONTRACTIONS,
-        r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
-        r"\p{N}",
-        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
-        _LINE_ENDS_AND_SPACES,
-    )
+_LLAMA3 = _either(_CONTRACTIONS, _LETTER_WORD, r"\p{N}{1,3}", _SYMBOLS, _LINE_ENDS_AND_SPACES)
+_QWEN2 = _either(_CONTRACTIONS, _LETTER_WORD, r"\p{N}", _SYMBOLS, _LINE_ENDS_AND_SPACES)
+_QWEN35 = _either(
+    _CONTRACTIONS,
+    r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
+    r"\p{N}",
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+    _LINE_ENDS_AND_SPACES,
 )
-_TEKKEN = "|".join((_LOWER_ENDED_WORD, _UPPER_STARTED_WORD, r"\p{N}", _SYMBOLS_WITH_SLASH, _LINE_ENDS_AND_SPACES))
-_GPT4O = "|".join(
-    (
-        f"{_LOWER_ENDED_WORD}{_CONTRACTIONS}?",
-        f"{_UPPER_STARTED_WORD}{_CONTRACTIONS}?",
-        r"\p{N}{1,3}",
-        _SYMBOLS_WITH_SLASH,
-        _LINE_ENDS_AND_SPACES,
-    )
+_TEKKEN = _either(_LOWER_ENDED_WORD, _UPPER_STARTED_WORD, r"\p{N}", _SYMBOLS_WITH_SLASH, _LINE_ENDS_AND_SPACES)
+_GPT4O = _either(
+    f"{_LOWER_ENDED_WORD}{_CONTRACTIONS}?",
+    f"{_UPPER_STARTED_WORD}{_CONTRACTIONS}?",
+    r"\p{N}{1,3}",
+    _SYMBOLS_WITH_SLASH,
+    _LINE_ENDS_AND_SPACES,
 )
-_SEED_CODER = "|".join((_CONTRACTIONS, _LETTER_WORD, r"\p{N}", r" ?[^\s\p{L}\p{N}\r\n]+", _LINE_ENDS_AND_SPACES))
-_BAILING = "|".join((r"'(?i:[sdmt]|ll|ve|re)", _LETTER_WORD, r"\p{N}", _SYMBOLS, r"\s*[\r\n]|\s+(?!\S)|\s+"))
+_SEED_CODER = _either(_CONTRACTIONS, _LETTER_WORD, r"\p{N}", r" ?[^\s\p{L}\p{N}\r\n]+", _LINE_ENDS_AND_SPACES)
+_BAILING = _either(r"'(?i:[sdmt]|ll|ve|re)", _LETTER_WORD, r"\p{N}", _SYMBOLS, r"\s*[\r\n]|\s+(?!\S)|\s+")
 _BLOOM = r" ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{0964}\x{06D4}\x{060C})]+"
 _THREE_DIGITS = "[0-9][0-9][0-9]"
 
@@ -103,8 +103,12 @@ _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_AND_HANGUL, r"\p{
 _DEEPSEEK_V3 = (
     r"\p{N}{1,3}",
     _CJK_AND_KANA,
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
-    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    _either(
+        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+",
+        r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
+        r" ?[\p{P}\p{S}]+[\r\n]*",
+        _LINE_ENDS_AND_SPACES,
+    ),
 )
 
 _FAMILIES: dict[tuple[str, ...], PreTokenizer] = {
