@@ -156,7 +156,9 @@ class _SpecialIds:
         if token_id is None:
             return default if default is not None and default < self.num_tokens else None
         if not 0 <= token_id < self.num_tokens:
-            raise CheckpointError(f"{self.source}: {_PREFIX}{name} is {token_id}, but there are {self.num_tokens} tokens")
+            raise CheckpointError(
+                f"{self.source}: {_PREFIX}{name} is {token_id}, but there are {self.num_tokens} tokens"
+            )
         return int(token_id)
 
 
