@@ -23,7 +23,7 @@ check: .venv/installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timing
+	@$(BIN)/lint-imports --no-logo
 
 format: .venv/installed-dev
 	@$(BIN)/ruff check --fix .

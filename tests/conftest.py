@@ -9,14 +9,18 @@ import pytest
 NUM_VIRTUAL_DEVICES = 4
 """CPU devices that jax sees, enough for two- and four-way tensor parallelism."""
 
-JAX_STRICTNESS: dict[str, str] = {
-    # "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-    # "JAX_NUMPY_RANK_PROMOTION": "raise",
-}
+STRICT_DTYPE_PROMOTION = False
+"""Whether mixing dtypes without a cast is an error in tests."""
+
+STRICT_RANK_PROMOTION = False
+"""Whether broadcasting arrays of different rank without a reshape is an error in tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.update(JAX_STRICTNESS)
+    if STRICT_DTYPE_PROMOTION:
+        os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+    if STRICT_RANK_PROMOTION:
+        os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
     # Tests must not reach for a hub, and tokenizers must not warn about forks.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -31,10 +35,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     skip = pytest.mark.skip(reason="runs on a GPU only: pytest -m gpu")
     for item in items:
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu") is not None:
             item.add_marker(skip)
 
 
 def _wants_gpu(config: pytest.Config) -> bool:
     """Whether this is `pytest -m gpu`, which leaves the choice of the platform to jax."""
-    return config.getoption("markexpr") == "gpu"
+    return bool(config.getoption("markexpr") == "gpu")

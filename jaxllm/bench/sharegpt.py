@@ -32,7 +32,7 @@ def sharegpt_requests(
     """
     turns = list(_first_turns(Path(path)))
     random.Random(seed).shuffle(turns)
-    requests = []
+    requests: list[BenchmarkRequest] = []
     for prompt, reply in turns:
         if len(requests) == num_requests:
             break

@@ -16,9 +16,6 @@ from typing import Any
 from jaxllm.bench.report import median, percentiles
 from jaxllm.errors import JaxLLMError
 
-CACHE_VARIABLE = "JAXLLM_CACHE_DIR"
-"""Environment variable that says where compiled programs and converted weights are kept between processes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StartupTimes:
@@ -94,13 +91,12 @@ def run_startup(
 
 def start_process(engine_arguments: Mapping[str, Any], cache_directory: str) -> StartupTimes:
     """Runs `jaxllm.bench.startup_child` in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    environment[CACHE_VARIABLE] = cache_directory
     result = Path(cache_directory) / "startup-times.json"
-    command = [sys.executable, "-m", "jaxllm.bench.startup_child"]
+    environment = os.environ | {"JAXLLM_CACHE_DIR": cache_directory}
+    arguments = dict(engine_arguments) | {"compilation_cache_dir": str(Path(cache_directory) / "compiled")}
     # time.time() because monotonic clocks need not agree between processes.
-    arguments = [json.dumps(dict(engine_arguments)), repr(time.time()), str(result)]
-    finished = subprocess.run([*command, *arguments], env=environment, stdout=sys.stderr, check=False)
+    child = [sys.executable, "-m", "jaxllm.bench.startup_child", json.dumps(arguments), repr(time.time()), str(result)]
+    finished = subprocess.run(child, env=environment, stdout=sys.stderr, check=False)
     if finished.returncode != 0:
         raise JaxLLMError(f"a process that starts the engine ended with status {finished.returncode}; see its output")
     return StartupTimes(**json.loads(result.read_text(encoding="utf-8")))

@@ -41,9 +41,7 @@ class BenchmarkSampling:
     detokenize: bool = True
     """False measures without turning tokens into text."""
 
-    def params(
-        self, output_len: int, output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
-    ) -> SamplingParams:
+    def params(self, output_len: int, output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE) -> SamplingParams:
         """Parameters of a request that generates exactly `output_len` tokens."""
         return SamplingParams(
             n=self.n,

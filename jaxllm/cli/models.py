@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-
-class EmbeddedModelRow(Protocol):
-    """What the table shows of an embedded model."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def description(self) -> str: ...
-    @property
-    def size(self) -> str: ...
-    @property
-    def licence(self) -> str: ...
-    @property
-    def install_command(self) -> str: ...
-    @property
-    def is_installed(self) -> bool: ...
+if TYPE_CHECKING:
+    from jaxllm.models.loading.embedded import EmbeddedModel
 
 
 def models() -> None:
@@ -30,20 +16,20 @@ def models() -> None:
     print_models(list_embedded_models())
 
 
-def print_models(embedded_models: Iterable[EmbeddedModelRow]) -> None:
-    """Prints one row per model, then the commands that install the missing ones."""
+def print_models(embedded_models: Iterable[EmbeddedModel]) -> None:
+    """Prints one row per model, then the commands that install those not yet installed."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
     table = Table("name", "model", "size", "licence", "installed", box=None, pad_edge=False)
     missing = []
     for model in embedded_models:
-        table.add_row(
-            model.name, model.description, model.size, model.licence, "yes" if model.is_installed else "no"
-        )
+        size = f"{model.num_bytes / 1e6:.0f} MB"
+        table.add_row(model.name, model.description, size, model.license, "yes" if model.is_installed else "no")
         if not model.is_installed:
             missing.append(model)
+    console = Console()
     console.print(table)
     for model in missing:
+        # soft_wrap keeps the command on one line, so that it can be copied.
         console.print(f"\nTo install {model.name}:\n  {model.install_command}", highlight=False, soft_wrap=True)

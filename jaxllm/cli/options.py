@@ -26,21 +26,28 @@ class EngineOptions:
         str | None, Option(help="How weights are stored; 'dummy' makes random ones from the configuration alone.")
     ] = None
     dtype: Annotated[str | None, Option(help="Type of weights and activations: auto, bfloat16, float32...")] = None
-    max_model_len: Annotated[int | None, Option(min=1, help="Longest prompt plus output, in tokens.")] = None
+    max_model_len: Annotated[
+        str | None, Option(help="Longest prompt plus output, in tokens; also 8k, or auto for what fits.")
+    ] = None
     max_num_seqs: Annotated[int | None, Option(min=1, help="Most sequences in one step.")] = None
     max_num_batched_tokens: Annotated[int | None, Option(min=1, help="Most tokens in one step.")] = None
     page_size: Annotated[int | None, Option(min=1, help="Tokens per page of the KV cache.")] = None
-    kv_cache_memory_bytes: Annotated[int | None, Option(min=1, help="Bytes of KV cache per device.")] = None
-    gpu_memory_utilization: Annotated[
+    kv_cache_memory_bytes: Annotated[str | None, Option(help="Size of the KV cache, such as 2GiB.")] = None
+    device_memory_utilization: Annotated[
         float | None,
         Option(
-            "--gpu-memory-utilization",
             "--device-memory-utilization",
+            "--gpu-memory-utilization",
             help="Share of the device's memory for weights, cache and workspace.",
         ),
     ] = None
     enable_prefix_caching: Annotated[bool | None, Option(help="Share the pages of equal prefixes.")] = None
     tensor_parallel_size: Annotated[int | None, Option(min=1, help="Devices that share each layer.")] = None
+    device: Annotated[str | None, Option(help="auto, cpu, gpu or tpu.")] = None
+    revision: Annotated[str | None, Option(help="Branch, tag or commit of the hub model.")] = None
+    trust_remote_code: Annotated[
+        bool | None, Option("--trust-remote-code", help="Let the model's own tokenizer and configuration code run.")
+    ] = None
     seed: Annotated[int, Option(help="Seed of the engine, of dummy weights and of random prompts.")] = 0
 
     def engine_arguments(self) -> dict[str, Any]:
