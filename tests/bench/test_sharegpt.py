@@ -69,7 +69,7 @@ def test_too_few_conversations_are_an_error(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="dataset_path must be a ShareGPT JSON file, got .*nothing.json"):
+    with pytest.raises(ValidationError, match=r"dataset_path must be a ShareGPT JSON file, got .*nothing\.json"):
         load(tmp_path / "nothing.json")
 
 
