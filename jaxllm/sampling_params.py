@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any
 
@@ -82,9 +82,9 @@ class SamplingParams:
     """Keep tokens at least this likely, relative to the most likely one; 0 to 1."""
     seed: int | None = None
     """Makes the draws repeatable whatever else is in the batch; None (or -1, which becomes None) draws a seed."""
-    stop: list[str] = dataclasses.field(default_factory=list)
+    stop: Sequence[str] = dataclasses.field(default_factory=list)
     """Strings that end the text, which is cut before the match; one string becomes a list of one."""
-    stop_token_ids: list[int] = dataclasses.field(default_factory=list)
+    stop_token_ids: Sequence[int] = dataclasses.field(default_factory=list)
     """Tokens that end the request, besides EOS; the matched one stays in token_ids and leaves the text."""
     ignore_eos: bool = False
     """Go on after EOS, the tokenizer's and those of generation_config."""
@@ -120,13 +120,13 @@ class SamplingParams:
     """Accepted for compatibility: frozen parameters are never cloned."""
     structured_outputs: Any = None
     """Not supported yet."""
-    logit_bias: dict[int, float] | None = None
+    logit_bias: Mapping[int, float] | None = None
     """Added to the logits, by token id."""
-    allowed_token_ids: list[int] | None = None
+    allowed_token_ids: Sequence[int] | None = None
     """Draw from these tokens only."""
     extra_args: Any = None
     """Not supported yet."""
-    bad_words: list[str] = dataclasses.field(default_factory=list)
+    bad_words: Sequence[str] = dataclasses.field(default_factory=list)
     """Words that are never completed, with and without a leading space."""
     skip_reading_prefix_cache: bool | None = None
     """Compute the whole prompt even if a prefix is cached; None becomes True with prompt_logprobs, else False."""

@@ -1,4 +1,4 @@
-"""Checks of single values that a user gave: each returns the plain Python value or says what was expected and what came."""
+"""Checks of single values that a user gave: each returns the plain Python value or says what was expected."""
 
 from __future__ import annotations
 
