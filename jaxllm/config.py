@@ -241,8 +241,8 @@ def _check_dtype(value: Any) -> str:
     """Takes the names, their aliases, and numpy's or jax's dtype objects."""
     name = value
     if not isinstance(value, str):
-        dtype = getattr(value, "dtype", value)
-        name = getattr(dtype, "name", getattr(dtype, "__name__", None))
+        dtype = value if isinstance(value, type) else getattr(value, "dtype", value)
+        name = getattr(dtype, "__name__", None) if isinstance(dtype, type) else getattr(dtype, "name", None)
     name = DTYPE_ALIASES.get(name, name) if isinstance(name, str) else name
     if name not in DTYPES:
         expected = ", ".join(repr(choice) for choice in (*DTYPES, *DTYPE_ALIASES))

@@ -1,4 +1,4 @@
-"""From the keyword arguments that users of vLLM know to an `EngineConfig`: aliases, legacy names, and clear refusals."""
+"""From vLLM-style keyword arguments to an `EngineConfig`: aliases, legacy names, and clear refusals."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _accept_task(value: Any) -> None:
 
 def _refuse_unsupported(name: str, value: Any) -> None:
     harmless = HARMLESS_VALUES[name]
-    if not any(type(value) is type(option) and value == option for option in harmless):
+    if not any(value == option and isinstance(value, bool) is isinstance(option, bool) for option in harmless):
         allowed = " or ".join(repr(option) for option in harmless)
         raise ValidationError(f"{name} is not supported yet: leave it at {allowed}, got {value!r}", parameter=name)
 
