@@ -11,6 +11,14 @@ from typing import Any
 
 from jaxllm.errors import ValidationError
 from jaxllm.legacy import check_legacy_sampling
+from jaxllm.sampling_checks import (
+    check_in_vocabulary,
+    check_logit_bias,
+    check_logprobs,
+    check_num_logprobs,
+    check_token_ids,
+    check_truncation,
+)
 from jaxllm.validation import check_bool, check_float, check_int, check_list, check_str, fail
 
 logger = logging.getLogger(__name__)
@@ -178,7 +186,7 @@ class SamplingParams:
         """
         given = {name: value for name, value in values.items() if value is not None or name == "max_tokens"}
         if "logit_bias" in given:
-            bias = _check_logit_bias("logit_bias", given["logit_bias"])
+            bias = check_logit_bias("logit_bias", given["logit_bias"])
             given["logit_bias"] = {
                 token_id: min(max(value, -MAX_LOGIT_BIAS), MAX_LOGIT_BIAS) for token_id, value in bias.items()
             }
@@ -207,10 +215,10 @@ class SamplingParams:
         `num_bad_word_ids` its tokenised bad words.
         """
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-            _check_in_vocabulary(name, getattr(self, name) or (), vocab_size)
+            check_in_vocabulary(name, getattr(self, name) or (), vocab_size)
         limit = vocab_size if max_logprobs == -1 else max_logprobs
         for name in ("logprobs", "prompt_logprobs"):
-            _check_num_logprobs(name, getattr(self, name), vocab_size, limit)
+            check_num_logprobs(name, getattr(self, name), vocab_size, limit)
         if num_bad_word_ids > MAX_BAD_WORDS:
             raise ValidationError(
                 f"bad_words must give at most {MAX_BAD_WORDS} token sequences, got {num_bad_word_ids}",
@@ -259,7 +267,7 @@ class SamplingParams:
         end_ids = () if self.stop_token_ids is None else self.stop_token_ids
         return {
             "stop": check_list("stop", stop, check_str, "a string or a list of strings"),
-            "stop_token_ids": list(dict.fromkeys(_check_token_ids("stop_token_ids", end_ids))),
+            "stop_token_ids": list(dict.fromkeys(check_token_ids("stop_token_ids", end_ids))),
             "ignore_eos": check_bool("ignore_eos", self.ignore_eos),
             "max_tokens": None if self.max_tokens is None else check_int("max_tokens", self.max_tokens, low=1),
             "min_tokens": check_int("min_tokens", self.min_tokens, low=0, high=MAX_INT32),
@@ -268,13 +276,13 @@ class SamplingParams:
     def _checked_returning(self) -> dict[str, Any]:
         if not isinstance(self.output_kind, RequestOutputKind):
             raise fail("output_kind", "a RequestOutputKind", self.output_kind)
-        prompt_logprobs = _check_logprobs("prompt_logprobs", self.prompt_logprobs)
+        prompt_logprobs = check_logprobs("prompt_logprobs", self.prompt_logprobs)
         skip_reading = self.skip_reading_prefix_cache
         skip_reading = prompt_logprobs is not None if skip_reading is None else skip_reading
         flags = ("detokenize", "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output")
         interval, kept = self.stream_interval, self.truncate_prompt_tokens
         return {name: check_bool(name, getattr(self, name)) for name in (*flags, "skip_clone")} | {
-            "logprobs": _check_logprobs("logprobs", self.logprobs),
+            "logprobs": check_logprobs("logprobs", self.logprobs),
             "prompt_logprobs": prompt_logprobs,
             "stream_interval": None if interval is None else check_int("stream_interval", interval, low=1),
             "skip_reading_prefix_cache": check_bool("skip_reading_prefix_cache", skip_reading),
@@ -288,7 +296,7 @@ class SamplingParams:
             raise ValidationError("repetition_penalty must be above 0, got 0", parameter="repetition_penalty")
         allowed = self.allowed_token_ids
         if allowed is not None:
-            allowed = _check_token_ids("allowed_token_ids", allowed)
+            allowed = check_token_ids("allowed_token_ids", allowed)
             if not allowed:
                 raise ValidationError(
                     "allowed_token_ids must hold at least one token id, got none", parameter="allowed_token_ids"
@@ -297,7 +305,7 @@ class SamplingParams:
             "presence_penalty": check_float("presence_penalty", self.presence_penalty, low=-2.0, high=2.0),
             "frequency_penalty": check_float("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0),
             "repetition_penalty": repetition_penalty,
-            "logit_bias": None if self.logit_bias is None else _check_logit_bias("logit_bias", self.logit_bias),
+            "logit_bias": None if self.logit_bias is None else check_logit_bias("logit_bias", self.logit_bias),
             "allowed_token_ids": allowed,
             "bad_words": check_list("bad_words", bad_words, check_str, "a list of strings"),
         }
@@ -316,56 +324,3 @@ class SamplingParams:
             raise ValidationError(
                 "stop strings are found in the text: detokenize must be True, got False", parameter="stop"
             )
-
-
-def check_truncation(name: str, value: Any) -> int:
-    """How many last tokens of a prompt to keep: at least 1, or -1 for as many as fit."""
-    kept = check_int(name, value, low=-1)
-    if kept == 0:
-        raise fail(name, "at least 1, or -1 for as many as fit", value)
-    return kept
-
-
-def _check_token_ids(name: str, values: Any) -> list[int]:
-    return check_list(name, values, lambda item_name, item: check_int(item_name, item, low=0), "a list of token ids")
-
-
-def _check_logprobs(name: str, value: Any) -> int | None:
-    if value is None or value is False:
-        return None
-    if value is True:
-        return 1
-    return check_int(name, value, low=-1)
-
-
-def _check_logit_bias(name: str, value: Any) -> dict[int, float]:
-    if not isinstance(value, Mapping):
-        raise fail(name, "a mapping from token id to bias", value)
-    return {_check_bias_key(name, key): check_float(f"{name}[{key!r}]", bias) for key, bias in value.items()}
-
-
-def _check_bias_key(name: str, key: Any) -> int:
-    """JSON objects have string keys, so a decimal string is fine."""
-    if isinstance(key, str) and key.isascii() and key.isdigit():
-        return int(key)
-    return check_int(f"{name} key", key, low=0)
-
-
-def _check_in_vocabulary(name: str, token_ids: Any, vocab_size: int) -> None:
-    outside = [token_id for token_id in token_ids if token_id >= vocab_size]
-    if outside:
-        raise ValidationError(
-            f"{name} must hold token ids below the vocabulary size {vocab_size}, got {outside[:5]}", parameter=name
-        )
-
-
-def _check_num_logprobs(name: str, value: int | None, vocab_size: int, limit: int) -> None:
-    if value is None:
-        return
-    wanted = vocab_size if value == -1 else value
-    if wanted > limit:
-        raise ValidationError(
-            f"{name} must be at most max_logprobs, which this engine sets to {limit}, got {value} "
-            f"({wanted} tokens); raise max_logprobs to allow it",
-            parameter=name,
-        )
