@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import ValidationError
 
+_PACKAGE = str(Path(__file__).parent)
+_GENERATED_CODE = "<string>"  # where a dataclass's __init__ says it lives
+
 
 def warn_deprecated(message: str) -> None:
-    """A DeprecationWarning; the caller's own frame lies too deep in dataclass code to be worth pointing at."""
-    warnings.warn(message, DeprecationWarning, stacklevel=5)
+    """A DeprecationWarning that points at the caller's own line."""
+    warnings.warn(message, DeprecationWarning, skip_file_prefixes=(_PACKAGE, _GENERATED_CODE))
 
 
 def check_legacy_sampling(
@@ -21,7 +25,6 @@ def check_legacy_sampling(
     early_stopping: Any,
     logits_processors: Any,
     guided_decoding: Any,
-    truncate_prompt_tokens: Any,
 ) -> None:
     """Lets legacy sampling parameters pass, with a warning, where they change nothing."""
     if guided_decoding is not None:
@@ -37,8 +40,6 @@ def check_legacy_sampling(
     _allow_only(
         "logits_processors", logits_processors, not logits_processors, "use logit_bias, allowed_token_ids or bad_words"
     )
-    if truncate_prompt_tokens is not None:
-        warn_deprecated("SamplingParams.truncate_prompt_tokens is deprecated: pass it in tokenization_kwargs")
 
 
 def _allow_only(name: str, value: Any, is_harmless: bool, way_out: str) -> None:

@@ -147,7 +147,7 @@ class SamplingParams:
     trace_decode_token_ids: Any = None
     """Not supported yet."""
     truncate_prompt_tokens: int | None = None
-    """Legacy (use tokenization_kwargs): keep this many last tokens of the prompt; -1 is as many as fit."""
+    """Keep this many last tokens of the prompt; -1 is as many as leave room for the output."""
     best_of: InitVar[int | None] = None
     """Legacy: must equal n."""
     use_beam_search: InitVar[bool | None] = None
@@ -169,7 +169,6 @@ class SamplingParams:
             early_stopping=early_stopping,
             logits_processors=logits_processors,
             guided_decoding=guided_decoding,
-            truncate_prompt_tokens=self.truncate_prompt_tokens,
         )
         self._refuse_unsupported()
         for name, value in (
