@@ -9,7 +9,7 @@ from typing import Any
 from jaxllm.errors import ValidationError
 
 _PACKAGE = str(Path(__file__).parent)
-_GENERATED_CODE = "<string>"  # where a dataclass's __init__ says it lives
+_GENERATED_CODE = "<string"  # start of the file name of a dataclass's __init__
 
 
 def warn_deprecated(message: str) -> None:
