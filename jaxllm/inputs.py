@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from jaxllm.errors import ValidationError
 from jaxllm.sampling_checks import check_truncation
 from jaxllm.validation import check_bool, check_choice, check_int, check_list, check_str, describe, fail
+
+if TYPE_CHECKING:
+    from jaxllm.text.tokenizer import Tokenizer
 
 
 class TextPrompt(TypedDict):
@@ -37,6 +40,8 @@ _UNSUPPORTED_KEYS = (
     "encoder_prompt",
     "decoder_prompt",
 )
+
+_TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +107,14 @@ class TokenizationOptions:
             )
         return cls(**(defaults | {name: value for name, value in options.items() if value is not None}))
 
-    def cut(self, token_ids: list[int], *, keep: int | None, max_input_tokens: int) -> list[int]:
+    def cut(self, name: str, token_ids: list[int], *, keep: int | None, max_input_tokens: int) -> list[int]:
         """The part of the prompt that stays; `keep` is the request's own truncate_prompt_tokens."""
         kept = self.truncate_prompt_tokens if self.truncate_prompt_tokens is not None else keep
         kept = max_input_tokens if kept == -1 else kept
         if self.max_length is not None:
             if len(token_ids) > self.max_length and kept is None and not self.truncation:
                 raise ValidationError(
-                    f"prompt must have at most max_length ({self.max_length}) tokens, got {len(token_ids)}; "
+                    f"{name} must have at most max_length ({self.max_length}) tokens, got {len(token_ids)}; "
                     "truncation=True would cut it",
                     parameter="prompt",
                 )
@@ -143,9 +148,7 @@ def _parse_mapping(name: str, prompt: Mapping[str, Any]) -> ParsedPrompt:
         if key in _UNSUPPORTED_KEYS and value:
             raise ValidationError(f"{name}: {key} is not supported yet, got {describe(value)}", parameter=str(key))
         if key not in _TEXT_KEYS and key not in _UNSUPPORTED_KEYS:
-            raise ValidationError(
-                f"{name} may have the keys {', '.join(_TEXT_KEYS)}; got {key!r}", parameter="prompts"
-            )
+            raise ValidationError(f"{name} may have the keys {', '.join(_TEXT_KEYS)}; got {key!r}", parameter="prompts")
     text, token_ids, salt = (prompt.get(key) for key in _TEXT_KEYS)
     if text is None and token_ids is None:
         raise ValidationError(f"{name} must have 'prompt' or 'prompt_token_ids', got neither", parameter="prompts")
@@ -176,22 +179,46 @@ def _check_token_ids(name: str, value: Any) -> list[int]:
     return check_list(name, value, check_int, expected)
 
 
-def check_prompt_length(num_tokens: int, max_model_len: int) -> None:
+def tokenize_prompts(
+    prompts: Sequence[ParsedPrompt],
+    tokenizer: Tokenizer | None,
+    options: TokenizationOptions,
+    on_progress: Callable[[int], None],
+) -> list[list[int]]:
+    """The token ids of each prompt; `on_progress` hears how many more are done."""
+    results = [prompt.token_ids for prompt in prompts]
+    texts = [(index, prompt.text) for index, prompt in enumerate(prompts) if prompt.token_ids is None]
+    if texts and tokenizer is None:
+        raise ValidationError(
+            "prompts must be token ids, as skip_tokenizer_init is True; got a text", parameter="prompts"
+        )
+    on_progress(len(prompts) - len(texts))
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = texts[start : start + _TEXTS_AT_ONCE]
+        assert tokenizer is not None, "checked above"
+        encoded = tokenizer.encode_batch([text or "" for _, text in part], options.add_special_tokens)
+        for (index, _), token_ids in zip(part, encoded, strict=True):
+            results[index] = token_ids
+        on_progress(len(part))
+    return [token_ids or [] for token_ids in results]
+
+
+def check_prompt_length(name: str, num_tokens: int, max_model_len: int) -> None:
     """A prompt has a token at least, and leaves room for one more in the model's length."""
     if num_tokens == 0:
-        raise ValidationError("prompt must have at least one token, got an empty prompt", parameter="prompt")
+        raise ValidationError(f"{name} must have at least one token, got an empty prompt", parameter="prompt")
     if num_tokens >= max_model_len:
         raise ValidationError(
-            f"prompt must have at most {max_model_len - 1} tokens (max_model_len {max_model_len} less one to "
+            f"{name} must have at most {max_model_len - 1} tokens (max_model_len {max_model_len} less one to "
             f"generate), got {num_tokens}",
             parameter="prompt",
         )
 
 
-def check_in_vocabulary(token_ids: Sequence[int], vocab_size: int) -> None:
+def check_prompt_vocabulary(name: str, token_ids: Sequence[int], vocab_size: int) -> None:
     """Every token id of a prompt exists."""
     low, high = min(token_ids), max(token_ids)
     if low < 0 or high >= vocab_size:
         raise ValidationError(
-            f"prompt token ids must be from 0 to {vocab_size - 1}, got {low if low < 0 else high}", parameter="prompt"
+            f"{name} must hold token ids from 0 to {vocab_size - 1}, got {low if low < 0 else high}", parameter="prompt"
         )
