@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from jaxllm.frontend import Frontend, PreparedRequest
+from jaxllm.frontend.frontend import Frontend, PreparedRequest
 from jaxllm.outputs import RequestOutput
-from jaxllm.progress import BarFactory, GenerationProgress
-from jaxllm.requests import RunningRequest
+from jaxllm.frontend.progress import BarFactory, GenerationProgress
+from jaxllm.frontend.running_request import RunningRequest
 
 
 def run_call(

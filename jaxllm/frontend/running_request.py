@@ -6,11 +6,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from jaxllm.completion import Completion
-from jaxllm.inputs import TokenizedPrompt
+from jaxllm.frontend.completion import Completion
+from jaxllm.frontend.prompts import TokenizedPrompt
 from jaxllm.outputs import PositionLogprobs, RequestMetrics, RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
-from jaxllm.token_logprobs import TokenTexts, to_position_logprobs
+from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
 
 if TYPE_CHECKING:
     from jaxllm.engine.output import EngineOutput

@@ -11,23 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxllm.completion import Completion
-from jaxllm.completion_text import CompletionText
+from jaxllm.frontend.completion import Completion
+from jaxllm.frontend.completion_text import CompletionText
 from jaxllm.engine.request import EngineRequest
 from jaxllm.errors import ValidationError
-from jaxllm.inputs import (
-    ParsedPrompt,
-    TokenizationOptions,
-    TokenizedPrompt,
-    check_prompt_length,
-    check_prompt_vocabulary,
-)
-from jaxllm.interrupts import holding_interrupts
+from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
+from jaxllm.inputs import ParsedPrompt, TokenizationOptions
+from jaxllm.frontend.interrupts import holding_interrupts
 from jaxllm.outputs import RequestOutput
-from jaxllm.requests import RunningRequest
+from jaxllm.frontend.running_request import RunningRequest
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.text.bad_words import tokenize_bad_words
-from jaxllm.token_logprobs import TokenTexts
+from jaxllm.frontend.token_logprobs import TokenTexts
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
@@ -119,6 +114,8 @@ class Frontend:
                 if request.is_finished:
                     del self._running[request.request_id]
                 request.put_output()
+            is_stuck = self._running and not self._engine.has_unfinished_requests()
+            assert not is_stuck, f"the engine forgot requests {list(self._running)}"
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Ends requests; each gives a last output with finish_reason "abort". Unknown ids are ignored."""

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from jaxllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
 from jaxllm.sampling_params import SamplingParams
-from jaxllm.token_logprobs import TokenTexts, to_position_logprobs
+from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
 
 if TYPE_CHECKING:
-    from jaxllm.completion_text import CompletionText
+    from jaxllm.frontend.completion_text import CompletionText
     from jaxllm.engine.output import EngineOutput
 
 
