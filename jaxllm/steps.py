@@ -9,11 +9,12 @@ Dimension words used below: `tokens` is the flat token axis of one step, `reques
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from jaxllm.sampling_params import SamplingParams
+if TYPE_CHECKING:
+    from jaxllm.sampling_params import SamplingParams
 
 NO_PAGE = 0
 """Page 0 is never given to a request: padding rows and unused page table entries point at it."""
