@@ -72,7 +72,8 @@ class Request:
         "cache_root",
         "eos_token_ids",
         "finish_reason",
-        "max_output_tokens",
+        "max_total_tokens",
+        "min_total_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
@@ -92,6 +93,7 @@ class Request:
         "status",
         "stop_reason",
         "stop_token_ids",
+        "wants_logprobs",
     )
 
     def __init__(
@@ -101,6 +103,7 @@ class Request:
         assert params.max_tokens is not None, f"max_tokens of request {source.request_id} was not resolved to an int"
         self.request_id = source.request_id
         self.sampling_params = params
+        self.wants_logprobs = params.logprobs is not None
         self.seed = source.seed
         self.bad_word_ids = source.bad_word_ids
         self.num_recent_tokens = max(map(len, source.bad_word_ids), default=1) - 1
@@ -113,8 +116,9 @@ class Request:
 
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_tokens = self.num_prompt_tokens
-        self.max_output_tokens = min(params.max_tokens, max_model_len - self.num_prompt_tokens)
-        self._token_buffer = np.zeros(self.num_tokens + min(self.max_output_tokens, _SPARE_TOKENS), np.int32)
+        self.max_total_tokens = min(self.num_prompt_tokens + params.max_tokens, max_model_len)  # prompt and outputs
+        self.min_total_tokens = self.num_prompt_tokens + params.min_tokens
+        self._token_buffer = np.zeros(min(self.num_tokens + _SPARE_TOKENS, self.max_total_tokens), np.int32)
         self._token_buffer[: self.num_tokens] = prompt_token_ids
         self.num_computed_tokens = 0
         self.num_unread = 0
@@ -149,14 +153,18 @@ class Request:
         return self.num_tokens + self.num_unread - self.num_computed_tokens
 
     @property
-    def is_fully_dispatched(self) -> bool:
-        """Whether its last allowed token is drawn or in flight, so that nothing more is to be computed."""
-        return self.num_tokens + self.num_unread - self.num_prompt_tokens >= self.max_output_tokens
+    def can_decode(self) -> bool:
+        """Whether exactly one token is pending and may be computed now.
 
-    @property
-    def needs_host_tokens(self) -> bool:
-        """Whether the host must know all drawn tokens before the next draw (bad words of several tokens)."""
-        return self.num_recent_tokens > 0
+        Not when the last allowed token is drawn or in flight, nor while the host must read tokens that the next
+        draw depends on (bad words of several tokens).
+        """
+        num_drawn = self.num_tokens + self.num_unread
+        return (
+            num_drawn - self.num_computed_tokens == 1
+            and num_drawn < self.max_total_tokens
+            and (self.num_unread == 0 or self.num_recent_tokens == 0)
+        )
 
     @property
     def reads_prefix_cache(self) -> bool:

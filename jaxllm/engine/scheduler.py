@@ -13,7 +13,7 @@ from jaxllm.engine.output import EngineOutput
 from jaxllm.engine.page_tables import PageTables
 from jaxllm.engine.request import FinishReason, Request, RequestStatus
 from jaxllm.engine.waiting_queue import WaitingQueue
-from jaxllm.steps import ScheduledRequest, ScheduledStep, SlotStart, StepResult
+from jaxllm.steps import ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +91,7 @@ class Scheduler:
             output = self._update_request(scheduled, request, result)
             if output is not None:
                 outputs.append(output)
+                self._counters.num_generation_tokens += len(output.new_token_ids)
         return outputs
 
     def finish(self, request: Request, reason: FinishReason, stop_reason: int | None = None) -> None:
@@ -121,9 +122,7 @@ class Scheduler:
         for request in self.running:  # preemption pops from its end
             if plan.budget == 0:
                 break
-            if request.num_pending_tokens != 1 or request.is_fully_dispatched:
-                continue
-            if request.num_unread > 0 and request.needs_host_tokens:
+            if not request.can_decode:
                 continue
             if request.num_computed_tokens == len(request.page_ids) * page_size and not self._extend(request):
                 break
@@ -241,40 +240,36 @@ class Scheduler:
 
     def _update_request(self, scheduled: ScheduledRequest, request: Request, result: StepResult) -> EngineOutput | None:
         request_id = request.request_id
-        prompt_logprobs = ()
+        token_ids: tuple[int, ...] = ()
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        prompt_logprobs: tuple[TokenLogprobs, ...] = ()
         if scheduled.prompt_logprob_targets is not None:
             prompt_logprobs = tuple(result.prompt_logprobs[request_id])
-        if not scheduled.samples:
-            if not prompt_logprobs:
-                return None
-            return EngineOutput(
-                request_id=request_id,
-                new_token_ids=(),
-                new_prompt_logprobs=prompt_logprobs,
-                num_cached_tokens=request.num_cached_tokens,
-            )
-        token_id = result.token_ids[request_id]
-        self._append_token(request, token_id)
-        wants_logprobs = request.sampling_params.logprobs is not None
+        if scheduled.samples:
+            token_ids = (result.token_ids[request_id],)
+            logprobs = (result.logprobs[request_id],) if request.wants_logprobs else ()
+            self._append_token(request, token_ids[0])
+        elif not prompt_logprobs:
+            return None
         return EngineOutput(
-            request_id=request_id,
-            new_token_ids=(token_id,),
-            new_logprobs=(result.logprobs[request_id],) if wants_logprobs else (),
-            new_prompt_logprobs=prompt_logprobs,
-            finish_reason=request.finish_reason,
-            stop_reason=request.stop_reason,
-            num_cached_tokens=request.num_cached_tokens,
+            request_id,
+            token_ids,
+            logprobs,
+            prompt_logprobs,
+            request.finish_reason,
+            request.stop_reason,
+            request.num_cached_tokens,
         )
 
     def _append_token(self, request: Request, token_id: int) -> None:
         request.append_token(token_id)
-        self._counters.num_generation_tokens += 1
-        self.page_tables.register(request)
-        num_outputs = request.num_output_tokens
-        if num_outputs >= request.sampling_params.min_tokens:
+        num_tokens = request.num_tokens
+        if num_tokens % self.page_tables.page_size == 0:
+            self.page_tables.register(request)
+        if num_tokens >= request.min_total_tokens:
             if token_id in request.eos_token_ids:
                 return self.finish(request, "stop")
             if token_id in request.stop_token_ids:
                 return self.finish(request, "stop", stop_reason=token_id)
-        if num_outputs >= request.max_output_tokens:
+        if num_tokens >= request.max_total_tokens:
             self.finish(request, "length")
