@@ -275,3 +275,11 @@ def run_all(engine: Engine, requests: Sequence[EngineRequest] = ()) -> dict[str,
     while engine.has_unfinished_requests():
         collect(collected, engine.step())
     return collected
+
+
+def rows(step: ScheduledStep) -> list[tuple[str, int, int, list[int]]]:
+    """Request id, first token, number of tokens and pages of each row."""
+    return [
+        (request.request_id, request.num_computed_tokens, request.num_tokens, request.page_ids.tolist())
+        for request in step.requests
+    ]
