@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from jaxllm.frontend.calls import run_call, stream_call
 from jaxllm.engine_args import make_engine_config
 from jaxllm.errors import ValidationError
+from jaxllm.frontend.calls import run_call, stream_call
 from jaxllm.frontend.frontend import Frontend
 from jaxllm.frontend.generation_defaults import make_default_sampling_params
+from jaxllm.frontend.progress import BarFactory, ProgressBar
+from jaxllm.frontend.prompts import tokenize_prompts
 from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompts
 from jaxllm.legacy import merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
-from jaxllm.frontend.prompts import tokenize_prompts
-from jaxllm.frontend.progress import BarFactory, ProgressBar
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
 from jaxllm.validation import check_bool, check_int, describe, fail
 

@@ -220,7 +220,7 @@ def test_verify_allows_whole_vocabulary_when_uncapped():
 
 
 def test_verify_counts_all_logit_edits():
-    params = SamplingParams(logit_bias={index: 1.0 for index in range(500)}, min_tokens=1)
+    params = SamplingParams(logit_bias=dict.fromkeys(range(500), 1.0), min_tokens=1)
     params.verify(vocab_size=1000, num_end_token_ids=4, num_bad_word_ids=8)
     with pytest.raises(ValidationError, match="must together have at most 512 entries, got 513"):
         params.verify(vocab_size=1000, num_end_token_ids=5, num_bad_word_ids=8)

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from jaxllm.frontend.frontend import Frontend, PreparedRequest
-from jaxllm.outputs import RequestOutput
 from jaxllm.frontend.progress import BarFactory, GenerationProgress
 from jaxllm.frontend.running_request import RunningRequest
+from jaxllm.outputs import RequestOutput
 
 
 def run_call(

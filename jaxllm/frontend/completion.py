@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
 from jaxllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
 from jaxllm.sampling_params import SamplingParams
-from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
 
 if TYPE_CHECKING:
-    from jaxllm.frontend.completion_text import CompletionText
     from jaxllm.engine.output import EngineOutput
+    from jaxllm.frontend.completion_text import CompletionText
 
 
 class Completion:

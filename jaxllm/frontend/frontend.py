@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxllm.frontend.completion import Completion
-from jaxllm.frontend.completion_text import CompletionText
 from jaxllm.engine.request import EngineRequest
 from jaxllm.errors import ValidationError
-from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
-from jaxllm.inputs import ParsedPrompt, TokenizationOptions
+from jaxllm.frontend.completion import Completion
+from jaxllm.frontend.completion_text import CompletionText
 from jaxllm.frontend.interrupts import holding_interrupts
-from jaxllm.outputs import RequestOutput
+from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
 from jaxllm.frontend.running_request import RunningRequest
+from jaxllm.frontend.token_logprobs import TokenTexts
+from jaxllm.inputs import ParsedPrompt, TokenizationOptions
+from jaxllm.outputs import RequestOutput
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.text.bad_words import tokenize_bad_words
-from jaxllm.frontend.token_logprobs import TokenTexts
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from jaxllm.frontend.completion import Completion
 from jaxllm.frontend.prompts import TokenizedPrompt
+from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
 from jaxllm.outputs import PositionLogprobs, RequestMetrics, RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
-from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
 
 if TYPE_CHECKING:
     from jaxllm.engine.output import EngineOutput
