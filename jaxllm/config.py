@@ -43,9 +43,9 @@ class EngineConfig:
     tokenizer: str | None = None
     """Where the tokenizer comes from, if not from the model: a directory, a file or a hub id."""
     tokenizer_mode: str = "auto"
-    """"auto" (or "hf", which is the same): the tokenizer that transformers finds."""
+    """"auto" (or "hf", the same) prefers the native tokenizer, "slow" the one in Python."""
     skip_tokenizer_init: bool = False
-    """Work on token ids alone: prompts must be token ids and sampling needs detokenize=False."""
+    """Work on token ids alone: prompts must be token ids, and texts stay empty."""
     trust_remote_code: bool = False
     """Whether the model's own tokenizer and configuration code may run."""
     revision: str | None = None
@@ -139,7 +139,7 @@ class EngineConfig:
         names = (self.served_model_name,) if isinstance(self.served_model_name, str) else self.served_model_name or ()
         return {name: _check_optional_path(name, getattr(self, name)) for name in paths} | {
             "model": check_str("model", _path_as_text(self.model)),
-            "tokenizer_mode": check_choice("tokenizer_mode", self.tokenizer_mode, ("auto", "hf")),
+            "tokenizer_mode": check_choice("tokenizer_mode", self.tokenizer_mode, ("auto", "hf", "slow")),
             "load_format": check_choice("load_format", self.load_format, LOAD_FORMATS),
             "dtype": _check_dtype(self.dtype),
             "device": check_choice("device", self.device, ("auto", "cpu", "gpu", "tpu")),

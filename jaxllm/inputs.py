@@ -49,16 +49,6 @@ class ParsedPrompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizedPrompt:
-    """One prompt as the engine takes it."""
-
-    text: str | None
-    """None when only token ids were given."""
-    token_ids: list[int]
-    cache_salt: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenizationOptions:
     """What `tokenization_kwargs` may say."""
 
@@ -102,14 +92,14 @@ class TokenizationOptions:
             )
         return cls(**(defaults | {name: value for name, value in options.items() if value is not None}))
 
-    def cut(self, token_ids: list[int], *, keep: int | None, max_input_tokens: int) -> list[int]:
+    def cut(self, name: str, token_ids: list[int], *, keep: int | None, max_input_tokens: int) -> list[int]:
         """The part of the prompt that stays; `keep` is the request's own truncate_prompt_tokens."""
         kept = self.truncate_prompt_tokens if self.truncate_prompt_tokens is not None else keep
         kept = max_input_tokens if kept == -1 else kept
         if self.max_length is not None:
             if len(token_ids) > self.max_length and kept is None and not self.truncation:
                 raise ValidationError(
-                    f"prompt must have at most max_length ({self.max_length}) tokens, got {len(token_ids)}; "
+                    f"{name} must have at most max_length ({self.max_length}) tokens, got {len(token_ids)}; "
                     "truncation=True would cut it",
                     parameter="prompt",
                 )
@@ -143,9 +133,7 @@ def _parse_mapping(name: str, prompt: Mapping[str, Any]) -> ParsedPrompt:
         if key in _UNSUPPORTED_KEYS and value:
             raise ValidationError(f"{name}: {key} is not supported yet, got {describe(value)}", parameter=str(key))
         if key not in _TEXT_KEYS and key not in _UNSUPPORTED_KEYS:
-            raise ValidationError(
-                f"{name} may have the keys {', '.join(_TEXT_KEYS)}; got {key!r}", parameter="prompts"
-            )
+            raise ValidationError(f"{name} may have the keys {', '.join(_TEXT_KEYS)}; got {key!r}", parameter="prompts")
     text, token_ids, salt = (prompt.get(key) for key in _TEXT_KEYS)
     if text is None and token_ids is None:
         raise ValidationError(f"{name} must have 'prompt' or 'prompt_token_ids', got neither", parameter="prompts")
@@ -174,24 +162,3 @@ def _check_token_ids(name: str, value: Any) -> list[int]:
     if isinstance(value, list) and all(type(item) is int for item in value):
         return list(value)
     return check_list(name, value, check_int, expected)
-
-
-def check_prompt_length(num_tokens: int, max_model_len: int) -> None:
-    """A prompt has a token at least, and leaves room for one more in the model's length."""
-    if num_tokens == 0:
-        raise ValidationError("prompt must have at least one token, got an empty prompt", parameter="prompt")
-    if num_tokens >= max_model_len:
-        raise ValidationError(
-            f"prompt must have at most {max_model_len - 1} tokens (max_model_len {max_model_len} less one to "
-            f"generate), got {num_tokens}",
-            parameter="prompt",
-        )
-
-
-def check_in_vocabulary(token_ids: Sequence[int], vocab_size: int) -> None:
-    """Every token id of a prompt exists."""
-    low, high = min(token_ids), max(token_ids)
-    if low < 0 or high >= vocab_size:
-        raise ValidationError(
-            f"prompt token ids must be from 0 to {vocab_size - 1}, got {low if low < 0 else high}", parameter="prompt"
-        )

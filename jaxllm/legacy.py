@@ -48,3 +48,15 @@ def _allow_only(name: str, value: Any, is_harmless: bool, way_out: str) -> None:
     if not is_harmless:
         raise ValidationError(f"{name} is no longer supported, got {value!r}: {way_out}", parameter=name)
     warn_deprecated(f"SamplingParams.{name} is deprecated and changes nothing here")
+
+
+def merge_legacy_prompts(prompts: Any, prompt_token_ids: Any) -> Any:
+    """Prompts as they are given today, from the two arguments that older releases had for them."""
+    if prompt_token_ids is None:
+        if prompts is None:
+            raise TypeError("generate() missing 1 required argument: 'prompts'")
+        return prompts
+    warn_deprecated("prompt_token_ids is deprecated: give token ids as prompts")
+    if prompts is not None:
+        raise ValidationError("give either prompts or prompt_token_ids, got both", parameter="prompt_token_ids")
+    return prompt_token_ids

@@ -6,13 +6,11 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from jaxllm.errors import ValidationError
-
-Item = TypeVar("Item")
 
 
 def describe(value: object) -> str:
@@ -77,7 +75,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
     return value
 
 
-def check_list(name: str, value: Any, check_item: Callable[[str, Any], Item], expected: str) -> list[Item]:
+def check_list[Item](name: str, value: Any, check_item: Callable[[str, Any], Item], expected: str) -> list[Item]:
     """A fresh list of checked items from any iterable that is neither a string nor a mapping."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise fail(name, expected, value)

@@ -16,7 +16,13 @@ def test_defaults_are_vllms():
     params = SamplingParams()
     assert (params.n, params.temperature, params.top_p, params.top_k, params.min_p) == (1, 1.0, 1.0, 0, 0.0)
     assert (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0.0, 0.0, 1.0)
-    assert (params.max_tokens, params.min_tokens, params.seed, params.stop, params.stop_token_ids) == (16, 0, None, [], [])
+    assert (params.max_tokens, params.min_tokens, params.seed, params.stop, params.stop_token_ids) == (
+        16,
+        0,
+        None,
+        [],
+        [],
+    )
     assert (params.logprobs, params.prompt_logprobs, params.logit_bias, params.allowed_token_ids) == (None,) * 4
     assert (params.detokenize, params.skip_special_tokens, params.spaces_between_special_tokens) == (True,) * 3
     assert (params.ignore_eos, params.include_stop_str_in_output, params.skip_clone) == (False,) * 3
@@ -34,7 +40,10 @@ def test_defaults_are_vllms():
         ({"seed": np.int64(5)}, {"seed": 5}),
         ({"stop": "x"}, {"stop": ["x"]}),
         ({"stop": ("a", "b")}, {"stop": ["a", "b"]}),
-        ({"stop": None, "stop_token_ids": None, "bad_words": None}, {"stop": [], "stop_token_ids": [], "bad_words": []}),
+        (
+            {"stop": None, "stop_token_ids": None, "bad_words": None},
+            {"stop": [], "stop_token_ids": [], "bad_words": []},
+        ),
         ({"stop_token_ids": [3, 1, 3]}, {"stop_token_ids": [3, 1]}),
         ({"stop_token_ids": np.array([3, 1])}, {"stop_token_ids": [3, 1]}),
         ({"logprobs": True, "prompt_logprobs": False}, {"logprobs": 1, "prompt_logprobs": None}),
@@ -211,7 +220,7 @@ def test_verify_allows_whole_vocabulary_when_uncapped():
 
 
 def test_verify_counts_all_logit_edits():
-    params = SamplingParams(logit_bias={index: 1.0 for index in range(500)}, min_tokens=1)
+    params = SamplingParams(logit_bias=dict.fromkeys(range(500), 1.0), min_tokens=1)
     params.verify(vocab_size=1000, num_end_token_ids=4, num_bad_word_ids=8)
     with pytest.raises(ValidationError, match="must together have at most 512 entries, got 513"):
         params.verify(vocab_size=1000, num_end_token_ids=5, num_bad_word_ids=8)
