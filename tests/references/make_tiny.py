@@ -25,7 +25,8 @@ from tests.references.variants import VARIANTS, Variant
 PROMPT_LENS = (1, 5, 17, 40, 62)
 NUM_TOKENS = 30
 MINIMUM_MARGIN = 4e-3
-MINIMUM_DISTINCT_SHARE = 0.6
+MINIMUM_DISTINCT = 9
+MINIMUM_MEAN_DISTINCT = 15
 NUM_SHARDS = 3
 
 
@@ -55,7 +56,7 @@ def make_variant(variant: Variant) -> None:
             for path in Path(folder).iterdir():
                 shutil.copyfile(path, directory / path.name)
         write_outputs(directory, cases, architecture=variant.architecture, seed=seed)
-        distinct = [len(set(case.output_token_ids)) for case in cases]
+        distinct = [_num_distinct(case) for case in cases]
         margin = min(case.minimum_margin for case in cases)
         print(f"{variant.name}: seed {seed}, minimum margin {margin}, distinct tokens {distinct} of {NUM_TOKENS}")
         return
@@ -74,11 +75,15 @@ def _decode_all(directory: Path, variant: Variant, seed: int) -> list[GreedyCase
             case = decode_greedily(model, prompt, NUM_TOKENS, with_prompt_logprobs=True)
         except UnstableCaseError:
             return None
-        is_varied = len(set(case.output_token_ids)) >= MINIMUM_DISTINCT_SHARE * NUM_TOKENS
-        if case.minimum_margin < MINIMUM_MARGIN or not is_varied:
+        if case.minimum_margin < MINIMUM_MARGIN or _num_distinct(case) < MINIMUM_DISTINCT:
             return None
         cases.append(case)
-    return cases
+    mean_distinct = sum(map(_num_distinct, cases)) / len(cases)
+    return cases if mean_distinct >= MINIMUM_MEAN_DISTINCT else None
+
+
+def _num_distinct(case: GreedyCase) -> int:
+    return len(set(case.output_token_ids))
 
 
 def _prompts(vocab_size: int, seed: int) -> list[list[int]]:

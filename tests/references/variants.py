@@ -21,7 +21,8 @@ class Variant:
     weight_dtype: str = "float32"
     storage: Storage = "safetensors"
     scales: dict[str, float] = field(default_factory=dict)
-    """Standard deviation of the weights whose name holds the key, where the default does not fit."""
+    """Standard deviation of the weights whose name holds the key, where the default makes a model that repeats one
+    token: a final norm with signs of its own keeps a tied model from predicting its input."""
 
 
 LLAMA: dict[str, Any] = {
@@ -166,6 +167,7 @@ VARIANTS = (
     Variant(
         name="opt_pre_norm",
         architecture="OPTForCausalLM",
+        scales={"embed_positions": 1.0, "bias": 0.15, "norm.weight": 1.0, "q_proj.weight": 0.5},
         config={
             **OPT,
             "vocab_size": 272,
@@ -183,6 +185,7 @@ VARIANTS = (
         architecture="OPTForCausalLM",
         weight_dtype="float16",
         storage="bin",
+        scales={"embed_positions": 1.0, "bias": 0.15, "norm.weight": 1.0, "q_proj.weight": 0.5},
         config={
             **OPT,
             "vocab_size": 257,
@@ -199,6 +202,7 @@ VARIANTS = (
         name="opt_post_norm_projection",
         architecture="OPTForCausalLM",
         storage="bin-bare-prefix",
+        scales={"embed_tokens": 0.5, "bias": 0.1, "norm.weight": 1.0, "q_proj.weight": 0.4, "project_in": 1.5, "fc2": 0.1},
         config={
             **OPT,
             "vocab_size": 289,
@@ -214,6 +218,7 @@ VARIANTS = (
     Variant(
         name="opt_untied_no_bias",
         architecture="OPTForCausalLM",
+        scales={"embed_positions": 0.8, "q_proj.weight": 0.5},
         config={
             **OPT,
             "vocab_size": 260,
@@ -284,6 +289,7 @@ VARIANTS = (
     Variant(
         name="gemma3_two_bases",
         architecture="Gemma3ForCausalLM",
+        scales={"embed_tokens": 0.15, "model.norm.weight": 4.0, "norm.weight": 1.0},
         config={
             **GEMMA3,
             "vocab_size": 320,
@@ -306,6 +312,7 @@ VARIANTS = (
     Variant(
         name="gemma3_linear_global",
         architecture="Gemma3ForCausalLM",
+        scales={"embed_tokens": 0.15, "model.norm.weight": 4.0, "norm.weight": 1.0},
         config={
             **GEMMA3,
             "vocab_size": 277,
