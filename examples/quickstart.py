@@ -10,7 +10,7 @@ PROMPTS = [
     "The capital of France is",
     "The future of AI is",
 ]
-QUESTION = "What is the capital of France?"
+QUESTION = "Give me one tip for learning a new language."
 
 
 def main() -> None:

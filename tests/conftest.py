@@ -24,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Tests must not reach for a hub, and tokenizers must not warn about forks.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Compiled programs are shared by the workers of a run and by later runs, apart from the user's own.
+    os.environ["JAXLLM_CACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "jaxllm")
     if not _wants_gpu(config):
         os.environ["JAX_PLATFORMS"] = "cpu"
         flags = os.environ.get("XLA_FLAGS", "")

@@ -5,6 +5,7 @@ Run as `python -m jaxllm.bench.startup_child ENGINE_ARGUMENTS_JSON START_TIME RE
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ def main(engine_arguments: dict[str, Any], process_start: float, result_file: Pa
     from jaxllm.llm import JaxLLM
     from jaxllm.sampling_params import SamplingParams
 
+    importlib.import_module("jaxllm.build")  # JaxLLM would import it, with jax, only when an engine is made
     imported = time.time()
     llm = JaxLLM(**engine_arguments)
     ready = time.time()

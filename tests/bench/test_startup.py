@@ -98,6 +98,7 @@ def test_child_writes_what_the_parent_reads(tmp_path: Path, monkeypatch: pytest.
             return [make_output(0, prompts, num_tokens=sampling_params.max_tokens)]
 
     monkeypatch.setitem(sys.modules, "jaxllm.llm", types.SimpleNamespace(JaxLLM=OneTokenLLM))
+    monkeypatch.setitem(sys.modules, "jaxllm.build", types.SimpleNamespace())
     result = tmp_path / "result.json"
     startup_child.main({"model": "m"}, 0.0, result)
     times = StartupTimes(**json.loads(result.read_text(encoding="utf-8")))
