@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
 from jaxllm.errors import ValidationError
 from jaxllm.frontend.calls import run_call, stream_call
@@ -16,6 +17,7 @@ from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_promp
 from jaxllm.legacy import merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
+from jaxllm.text.chat_template import load_chat_template, render_chat
 from jaxllm.validation import check_bool, check_int, describe, fail
 
 if TYPE_CHECKING:
@@ -131,8 +133,7 @@ class JaxLLM:
         self._refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         if self._built.tokenizer is None:
             raise ValidationError("chat needs a tokenizer: skip_tokenizer_init must be False", parameter="messages")
-        from jaxllm.text.chat_template import render_chat  # imports jinja and transformers
-
+        template = load_chat_template(chat_template or self._built.config.chat_template)
         conversations = _as_conversations(messages)
         options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
         with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
@@ -141,7 +142,7 @@ class JaxLLM:
                 text = render_chat(
                     self._built.tokenizer,
                     conversation,
-                    chat_template=self._built.config.chat_template if chat_template is None else chat_template,
+                    chat_template=template,
                     add_generation_prompt=add_generation_prompt,
                     continue_final_message=continue_final_message,
                     tools=tools,
@@ -151,6 +152,26 @@ class JaxLLM:
                 rendered.append(ParsedPrompt(text=text, token_ids=None))
                 bar.advance()
         return self._complete(rendered, sampling_params, options, use_tqdm, priority, stream)
+
+    @property
+    def config(self) -> EngineConfig:
+        """What the engine was built from."""
+        return self._built.config
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model takes."""
+        return self._built.model_config.vocab_size
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output."""
+        return self._built.model_config.max_model_len
+
+    @property
+    def startup_seconds(self) -> Mapping[str, float]:
+        """How long each phase of the start took."""
+        return self._built.startup_seconds
 
     def get_tokenizer(self) -> Any:
         """The Hugging Face tokenizer."""
