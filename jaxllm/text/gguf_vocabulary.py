@@ -74,10 +74,6 @@ class GgufVocabulary:
     context_length: int | None
     """What the model was made for."""
 
-    @property
-    def unknown_token(self) -> str | None:
-        return None if self.unknown_token_id is None else self.tokens[self.unknown_token_id]
-
 
 def read_vocabulary(metadata: Mapping[str, Any], source: str) -> GgufVocabulary:
     """The vocabulary in `metadata`; `source` names the file in errors."""

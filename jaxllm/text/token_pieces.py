@@ -13,7 +13,6 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 
 _SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
-_NO_DECODER = {"type": None}
 
 
 class TokenPieces:
@@ -44,7 +43,9 @@ class TokenPieces:
 
 def find_token_pieces(rust: RustTokenizer) -> TokenPieces | None:
     """The pieces of a tokenizer whose decoder merely joins bytes; None for any other decoder."""
-    decoder = _NO_DECODER if rust.decoder is None else json.loads(rust.decoder.__getstate__())
+    if rust.decoder is None:
+        return None
+    decoder: dict[str, Any] = json.loads(rust.decoder.__getstate__())
     if decoder["type"] == "ByteLevel":
         return TokenPieces(rust, to_bytes=_byte_level_bytes, strips_leading_space=False)
     if decoder["type"] != "Sequence":

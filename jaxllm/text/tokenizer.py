@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from jaxllm.text.gguf_vocabulary import GgufVocabulary, read_vocabulary
 from jaxllm.text.token_pieces import TokenPieces, find_token_pieces
 
 TOKENIZER_MODES = ("auto", "hf", "slow")
+_NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 class Tokenizer(ABC):
@@ -210,7 +212,7 @@ class PythonTokenizer(Tokenizer):
 
     @cached_property
     def max_token_id(self) -> int:
-        return max((*self._hf.get_vocab().values(), self.vocab_size - 1))
+        return max(self.vocab_size - 1, *(int(token_id) for token_id in self._hf.get_vocab().values()))
 
     @cached_property
     def all_special_ids(self) -> frozenset[int]:
@@ -285,8 +287,7 @@ class _GgufHfFactory:
     vocabulary: GgufVocabulary
 
     def __call__(self) -> Any:
-        from transformers import PreTrainedTokenizerFast
-
+        transformers = _import_transformers()
         vocabulary = self.vocabulary
         named = {
             "bos_token": vocabulary.bos_token_id,
@@ -295,7 +296,9 @@ class _GgufHfFactory:
             "pad_token": vocabulary.padding_token_id,
         }
         tokens = {name: vocabulary.tokens[token_id] for name, token_id in named.items() if token_id is not None}
-        hf = PreTrainedTokenizerFast(tokenizer_object=self.rust, clean_up_tokenization_spaces=False, **tokens)
+        hf = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=self.rust, clean_up_tokenization_spaces=False, **tokens
+        )
         hf.chat_template = vocabulary.chat_template
         if vocabulary.context_length is not None:
             hf.model_max_length = vocabulary.context_length
@@ -303,11 +306,12 @@ class _GgufHfFactory:
 
 
 def _load_hf(path: Path, *, trust_remote_code: bool, revision: str | None, is_slow: bool) -> Tokenizer:
-    from transformers import AutoTokenizer
-
+    transformers = _import_transformers()
     options: dict[str, Any] = {"use_fast": False} if is_slow else {}
     try:
-        hf = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision, **options)
+        hf = transformers.AutoTokenizer.from_pretrained(
+            str(path), trust_remote_code=trust_remote_code, revision=revision, **options
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelNotFoundError(
             f"no usable tokenizer in {path} ({error}); pass tokenizer= with another directory or id, or "
@@ -322,6 +326,20 @@ def _load_hf(path: Path, *, trust_remote_code: bool, revision: str | None, is_sl
         eos_token_id=_optional_id(hf.eos_token_id),
         chat_template=getattr(hf, "chat_template", None),
     )
+
+
+def _import_transformers() -> Any:
+    """transformers, without the line it prints when torch is missing: here it always is, and nothing needs it."""
+    previous = os.environ.get(_NO_ADVICE)
+    os.environ[_NO_ADVICE] = "1"
+    try:
+        import transformers
+    finally:
+        if previous is None:
+            del os.environ[_NO_ADVICE]
+        else:
+            os.environ[_NO_ADVICE] = previous
+    return transformers
 
 
 def _optional_id(token_id: Any) -> int | None:
