@@ -106,7 +106,8 @@ class JaxLLM:
         self._refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         parsed = parse_prompts(merge_legacy_prompts(prompts, prompt_token_ids))
         options = TokenizationOptions.parse(tokenization_kwargs)
-        return self._complete(parsed, sampling_params, options, use_tqdm, priority, stream)
+        use_tqdm = False if check_bool("stream", stream) else use_tqdm
+        return self._complete(parsed, sampling_params, options, use_tqdm, use_tqdm, priority, stream)
 
     def chat(
         self,
@@ -133,7 +134,8 @@ class JaxLLM:
         self._refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         if self._built.tokenizer is None:
             raise ValidationError("chat needs a tokenizer: skip_tokenizer_init must be False", parameter="messages")
-        template = load_chat_template(chat_template or self._built.config.chat_template)
+        use_tqdm = False if check_bool("stream", stream) else use_tqdm
+        template = self._find_template(chat_template)
         conversations = _as_conversations(messages)
         options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
         with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
@@ -151,7 +153,7 @@ class JaxLLM:
                 )
                 rendered.append(ParsedPrompt(text=text, token_ids=None))
                 bar.advance()
-        return self._complete(rendered, sampling_params, options, use_tqdm, priority, stream)
+        return self._complete(rendered, sampling_params, options, use_tqdm, False, priority, stream)
 
     @property
     def config(self) -> EngineConfig:
@@ -219,19 +221,26 @@ class JaxLLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         options: TokenizationOptions,
         use_tqdm: bool | BarFactory,
+        rendering_bar: bool | BarFactory,
         priority: int | Sequence[int] | None,
         stream: bool,
     ) -> list[RequestOutput] | Iterator[RequestOutput]:
-        stream = check_bool("stream", stream)
         params = self._params_per_prompt(sampling_params, len(parsed), stream)
         priorities = _per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
-        with ProgressBar(use_tqdm and not stream, total=len(parsed), description="Rendering prompts") as bar:
+        with ProgressBar(rendering_bar, total=len(parsed), description="Rendering prompts") as bar:
             token_ids = tokenize_prompts(parsed, self._built.tokenizer, options, bar.advance)
         prepared = [
             self._frontend.prepare(*request, options, name="prompt" if len(parsed) == 1 else f"prompts[{index}]")
             for index, request in enumerate(zip(parsed, token_ids, params, priorities, strict=True))
         ]
         return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
+
+    def _find_template(self, chat_template: str | None) -> str | None:
+        """The given template's text, or its name if the model has several."""
+        own = self._built.tokenizer.chat_template if self._built.tokenizer is not None else None
+        if isinstance(own, dict) and chat_template in own:
+            return chat_template
+        return load_chat_template(self._built.config.chat_template if chat_template is None else chat_template)
 
     def _params_per_prompt(self, given: Any, count: int, stream: bool) -> list[SamplingParams]:
         params = _per_prompt(

@@ -30,7 +30,7 @@ def test_unknown_name_is_a_type_error_with_near_misses():
 
 
 def test_unknown_name_without_near_miss():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'zzzz'$"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'zzzz'$"):
         make_engine_config("m", zzzz=5)
 
 
