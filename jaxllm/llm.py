@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
 from jaxllm.errors import ValidationError
+from jaxllm.frontend.arguments import as_conversations, check_params, per_prompt
 from jaxllm.frontend.calls import run_call, stream_call
 from jaxllm.frontend.frontend import Frontend
 from jaxllm.frontend.generation_defaults import make_default_sampling_params
@@ -18,7 +19,7 @@ from jaxllm.legacy import merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
 from jaxllm.text.chat_template import load_chat_template, render_chat
-from jaxllm.validation import check_bool, check_int, describe, fail
+from jaxllm.validation import check_bool, check_int, describe
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
@@ -109,6 +110,46 @@ class JaxLLM:
         use_tqdm = False if check_bool("stream", stream) else use_tqdm
         return self._complete(parsed, sampling_params, options, use_tqdm, use_tqdm, priority, stream)
 
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+        *,
+        stream: Literal[False] = False,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+        *,
+        stream: Literal[True],
+    ) -> Iterator[RequestOutput]: ...
+
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
@@ -136,7 +177,7 @@ class JaxLLM:
             raise ValidationError("chat needs a tokenizer: skip_tokenizer_init must be False", parameter="messages")
         use_tqdm = False if check_bool("stream", stream) else use_tqdm
         template = self._find_template(chat_template)
-        conversations = _as_conversations(messages)
+        conversations = as_conversations(messages)
         options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
         with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
             rendered: list[ParsedPrompt] = []
@@ -226,7 +267,7 @@ class JaxLLM:
         stream: bool,
     ) -> list[RequestOutput] | Iterator[RequestOutput]:
         params = self._params_per_prompt(sampling_params, len(parsed), stream)
-        priorities = _per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
+        priorities = per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
         with ProgressBar(rendering_bar, total=len(parsed), description="Rendering prompts") as bar:
             token_ids = tokenize_prompts(parsed, self._built.tokenizer, options, bar.advance)
         prepared = [
@@ -243,8 +284,8 @@ class JaxLLM:
         return load_chat_template(self._built.config.chat_template if chat_template is None else chat_template)
 
     def _params_per_prompt(self, given: Any, count: int, stream: bool) -> list[SamplingParams]:
-        params = _per_prompt(
-            "sampling_params", self._default_sampling_params if given is None else given, count, _check_params
+        params = per_prompt(
+            "sampling_params", self._default_sampling_params if given is None else given, count, check_params
         )
         if stream:
             return params
@@ -262,34 +303,3 @@ class JaxLLM:
 
 LLM = JaxLLM
 """The name that users of vLLM know."""
-
-
-def _check_params(name: str, value: Any) -> SamplingParams:
-    if not isinstance(value, SamplingParams):
-        raise fail(name, "a SamplingParams", value)
-    return value
-
-
-def _per_prompt(name: str, value: Any, count: int, check: Any) -> list[Any]:
-    """One value for all prompts, or one for each."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return [check(name, value)] * count
-    if len(value) != count:
-        raise ValidationError(
-            f"{name} must be one value or one per prompt: got {len(value)} for {count} prompts", parameter=name
-        )
-    return [check(f"{name}[{index}]", item) for index, item in enumerate(value)]
-
-
-def _as_conversations(messages: Any) -> list[Any]:
-    expected = "a list of messages (mappings), or a list of such lists"
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise fail("messages", expected, messages)
-    if not messages:
-        return []
-    conversations = [messages] if isinstance(messages[0], Mapping) else list(messages)
-    for conversation in conversations:
-        is_list = isinstance(conversation, Sequence) and not isinstance(conversation, str)
-        if not is_list or not conversation or not all(isinstance(message, Mapping) for message in conversation):
-            raise fail("messages", expected, conversation)
-    return conversations

@@ -91,7 +91,7 @@ def test_wrong_option(options, message):
 
 def test_unknown_keyword():
     with pytest.raises(TypeError, match="sampling"):
-        make_llm().generate("a", sampling=1)
+        make_llm().generate("a", sampling=1)  # type: ignore[call-overload]
 
 
 def test_missing_prompts():
@@ -132,7 +132,7 @@ def test_logit_edits_count_the_models_eos():
 def test_a_failure_while_adding_ends_those_already_added(monkeypatch):
     llm = make_llm()
     engine = llm._built.engine
-    add_request, added = engine.add_request, []
+    add_request, added = engine.add_request, list[str]()
 
     def add(request):
         if len(added) == 3:
