@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from jaxllm.config import EngineConfig
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
     from jaxllm.engine.metrics import EngineMetrics
 
+logger = logging.getLogger(__name__)
+
 Message = Mapping[str, Any]
 """One chat message: role, content, and what else the template reads."""
 
@@ -36,8 +40,9 @@ class JaxLLM:
     vLLM's names for them work too. Use it as a context manager, or call `shutdown`, to free the device early.
     """
 
-    def __init__(self, model: str, **engine_arguments: Any) -> None:
+    def __init__(self, model: str | Path, **engine_arguments: Any) -> None:
         config = make_engine_config(model, **engine_arguments)
+        logger.info("Starting an engine with %s", config.non_defaults())
         from jaxllm.build import build_engine  # imports jax and transformers
 
         self._attach(build_engine(config))
@@ -238,7 +243,7 @@ class JaxLLM:
         """Ends requests of a running stream; each gives a last output with finish_reason "abort"."""
         self._frontend.abort([request_ids] if isinstance(request_ids, str) else request_ids)
 
-    def save_orbax(self, directory: str) -> None:
+    def save_orbax(self, directory: str | Path) -> None:
         """Writes the weights as they lie on the devices; `JaxLLM(model=directory)` restores them."""
         self._built.save_orbax(directory)
 

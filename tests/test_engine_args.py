@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,10 @@ def test_alias_and_name_may_agree():
 def test_alias_and_name_must_not_disagree():
     with pytest.raises(ValidationError, match="block_size is another name of page_size: give one, got 16 and 32"):
         make_engine_config("m", page_size=32, block_size=16)
+
+
+def test_model_may_be_a_path():
+    assert make_engine_config(Path("dir/model")).model == "dir/model"
 
 
 def test_unknown_name_is_a_type_error_with_near_misses():

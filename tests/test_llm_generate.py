@@ -242,6 +242,11 @@ def test_generation_config_can_be_turned_off_and_overridden(source, temperature)
     assert (params.temperature, params.top_k) == (temperature, 3)
 
 
+def test_wrong_generation_config_names_itself():
+    with pytest.raises(ValidationError, match="generation_config or override_generation_config is wrong: temperature"):
+        make_llm(generation_config={"temperature": 5.0})
+
+
 def test_given_params_are_not_changed():
     params = SamplingParams()
     quiet(make_llm(), "ab", params)
