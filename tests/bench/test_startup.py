@@ -83,7 +83,7 @@ def test_summary_has_a_line_per_phase() -> None:
 
 
 def test_child_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(startup.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(JaxLLMError, match="a process that starts the engine ended with status 1"):
         startup.start_process({"model": "m"}, str(tmp_path))
 
@@ -97,7 +97,7 @@ def test_child_writes_what_the_parent_reads(tmp_path: Path, monkeypatch: pytest.
         def generate(self, prompts: Any, sampling_params: Any, use_tqdm: bool = True, stream: bool = False) -> Any:
             return [make_output(0, prompts, num_tokens=sampling_params.max_tokens)]
 
-    monkeypatch.setitem(sys.modules, "jaxllm.llm", types.SimpleNamespace(JaxLLM=OneTokenLLM))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "jaxllm.llm", types.SimpleNamespace(JaxLLM=OneTokenLLM))
     result = tmp_path / "result.json"
     startup_child.main({"model": "m"}, 0.0, result)
     times = StartupTimes(**json.loads(result.read_text(encoding="utf-8")))

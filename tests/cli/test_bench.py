@@ -39,7 +39,7 @@ class RecordedLLM(FakeLLM):
 
 @pytest.fixture(autouse=True)
 def fake_llm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jaxllm.llm", types.SimpleNamespace(JaxLLM=RecordedLLM))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "jaxllm.llm", types.SimpleNamespace(JaxLLM=RecordedLLM))
 
 
 def run(*arguments: str) -> str:
