@@ -229,7 +229,6 @@ class Scheduler:
         """
         assert request.status is RequestStatus.RUNNING, f"request {request.request_id} does not run"
         request.status = RequestStatus.PREEMPTED
-        request.num_preemptions += 1
         self._counters.num_preemptions += 1
         self._release(request)
         self.waiting.push(request)
