@@ -20,6 +20,10 @@ _LLAMA3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_ma
 
 def gguf_architecture(file: GgufFile) -> str:
     """Gives the file's architecture, one of those whose tensors and metadata can be translated."""
+    if (num_parts := file.metadata.get("split.count", 1)) > 1:
+        raise UnsupportedModelError(
+            f"{file.path} is one of {num_parts} parts of a split GGUF file: join them with llama-gguf-split --merge."
+        )
     architecture = file.metadata.get("general.architecture")
     if architecture not in _ARCHITECTURES:
         raise UnsupportedModelError(

@@ -8,8 +8,6 @@ from typing import Any
 from jaxllm.errors import ModelNotFoundError
 from jaxllm.models.loading.embedded import list_embedded_models
 
-TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-                      "chat_template*", "*.jinja", "*.model", "*.tiktoken")  # fmt: skip
 _OTHER_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _SAFETENSORS = ["*.safetensors"]
 _TORCH_FILES = ["pytorch_model*.bin"]
