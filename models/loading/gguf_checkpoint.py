@@ -74,5 +74,6 @@ class GgufCheckpoint:
             raise CheckpointError(
                 f"{self.location}: {name} of shape {values.shape} does not divide into {num_heads} heads."
             )
-        pairs = values.reshape(num_heads, -1, 2, *values.shape[1:])  # [heads, head_dim / 2, 2, ...]
+        half = values.shape[0] // (2 * num_heads)
+        pairs = values.reshape(num_heads, half, 2, *values.shape[1:])  # [heads, head_dim / 2, 2, ...]
         return pairs.swapaxes(1, 2).reshape(values.shape)

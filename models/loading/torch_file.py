@@ -217,7 +217,7 @@ def _list_members(path: Path, data: np.ndarray) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {member.filename: member for member in archive.infolist()}
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated or no PyTorch checkpoint (its zip directory is missing): download it again."
         ) from error

@@ -146,6 +146,12 @@ def test_a_missing_key_is_named(tmp_path):
         config_of(tmp_path, llama__context_length=None)
 
 
+@pytest.mark.parametrize("value", [0, 0.5, "many"])
+def test_a_size_must_be_a_positive_count(tmp_path, value):
+    with pytest.raises(CheckpointError, match=rf"llama\.attention\.head_count is {value!r}, expected a positive count"):
+        config_of(tmp_path, llama__attention__head_count=value)
+
+
 def test_a_value_per_layer_must_be_the_same_for_all(tmp_path):
     assert config_of(tmp_path, llama__feed_forward_length=[96, 96])["intermediate_size"] == 96
     with pytest.raises(UnsupportedModelError, match=r"llama\.feed_forward_length differs between layers"):
