@@ -1,5 +1,6 @@
 """Models of transformers with weights dequantised to float32 from a GGUF file, by a mapping of our own. Needs torch."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 FOLDER holds the unpacked package (`pip install --target FOLDER --no-deps glassllm==0.1.0`).
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

@@ -283,6 +283,7 @@ VARIANTS = (
         architecture="Qwen3ForCausalLM",
         config={
             **QWEN3,
+            "rms_norm_eps": 1e-2,
             "vocab_size": 259,
             "hidden_size": 36,
             "intermediate_size": 72,
@@ -324,6 +325,7 @@ VARIANTS = (
         scales={"embed_tokens": 0.15, "model.norm.weight": 4.0, "norm.weight": 1.0},
         config={
             **GEMMA3,
+            "rms_norm_eps": 1e-3,
             "vocab_size": 277,
             "hidden_size": 36,
             "intermediate_size": 56,
