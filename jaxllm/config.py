@@ -123,6 +123,12 @@ class EngineConfig:
         """The names under which the model is offered."""
         return self.served_model_name or (self.model,)
 
+    def non_defaults(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, for logs; the hub token is left out."""
+        plain = EngineConfig(model=self.model)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.repr}
+        return {name: value for name, value in values.items() if name == "model" or value != getattr(plain, name)}
+
     def _checked_model(self) -> dict[str, Any]:
         paths = (
             "tokenizer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from pathlib import Path
 from typing import Any
 
 from jaxllm.config import EngineConfig
@@ -96,7 +97,7 @@ HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
 """Arguments of vLLM that jaxllm doesn't apply, with the values under which that changes nothing."""
 
 
-def make_engine_config(model: str, **arguments: Any) -> EngineConfig:
+def make_engine_config(model: str | Path, **arguments: Any) -> EngineConfig:
     """The configuration for `model` and vLLM-style keyword arguments; nothing is ever dropped in silence."""
     fields = {field.name for field in dataclasses.fields(EngineConfig)}
     values: dict[str, Any] = {}
@@ -114,7 +115,7 @@ def make_engine_config(model: str, **arguments: Any) -> EngineConfig:
             _refuse_unsupported(name, value)
         else:
             raise TypeError(_unknown_message(name, fields))
-    return EngineConfig(model=model, **values)
+    return EngineConfig(model=str(model) if isinstance(model, Path) else model, **values)
 
 
 def _refuse_contradiction(alias: str, name: str, arguments: dict[str, Any]) -> None:

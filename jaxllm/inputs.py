@@ -26,7 +26,8 @@ class TokensPrompt(TypedDict):
     cache_salt: NotRequired[str]
 
 
-Prompt = str | Sequence[int] | TextPrompt | TokensPrompt
+Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | Mapping[str, Any]
+"""A text, token ids, or a mapping with the keys of TextPrompt or TokensPrompt."""
 
 _TEXT_KEYS = ("prompt", "prompt_token_ids", "cache_salt")
 _UNSUPPORTED_KEYS = (

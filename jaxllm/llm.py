@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
 from jaxllm.errors import ValidationError
+from jaxllm.frontend.arguments import as_conversations, check_params, per_prompt
 from jaxllm.frontend.calls import run_call, stream_call
 from jaxllm.frontend.frontend import Frontend
 from jaxllm.frontend.generation_defaults import make_default_sampling_params
@@ -16,11 +20,14 @@ from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_promp
 from jaxllm.legacy import merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
-from jaxllm.validation import check_bool, check_int, describe, fail
+from jaxllm.text.chat_template import load_chat_template, render_chat
+from jaxllm.validation import check_bool, check_int, describe
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
     from jaxllm.engine.metrics import EngineMetrics
+
+logger = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 """One chat message: role, content, and what else the template reads."""
@@ -33,8 +40,9 @@ class JaxLLM:
     vLLM's names for them work too. Use it as a context manager, or call `shutdown`, to free the device early.
     """
 
-    def __init__(self, model: str, **engine_arguments: Any) -> None:
+    def __init__(self, model: str | Path, **engine_arguments: Any) -> None:
         config = make_engine_config(model, **engine_arguments)
+        logger.info("Starting an engine with %s", config.non_defaults())
         from jaxllm.build import build_engine  # imports jax and transformers
 
         self._attach(build_engine(config))
@@ -104,7 +112,48 @@ class JaxLLM:
         self._refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         parsed = parse_prompts(merge_legacy_prompts(prompts, prompt_token_ids))
         options = TokenizationOptions.parse(tokenization_kwargs)
-        return self._complete(parsed, sampling_params, options, use_tqdm, priority, stream)
+        use_tqdm = False if check_bool("stream", stream) else use_tqdm
+        return self._complete(parsed, sampling_params, options, use_tqdm, use_tqdm, priority, stream)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+        *,
+        stream: Literal[False] = False,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+        *,
+        stream: Literal[True],
+    ) -> Iterator[RequestOutput]: ...
 
     def chat(
         self,
@@ -131,9 +180,9 @@ class JaxLLM:
         self._refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         if self._built.tokenizer is None:
             raise ValidationError("chat needs a tokenizer: skip_tokenizer_init must be False", parameter="messages")
-        from jaxllm.text.chat_template import render_chat  # imports jinja and transformers
-
-        conversations = _as_conversations(messages)
+        use_tqdm = False if check_bool("stream", stream) else use_tqdm
+        template = self._find_template(chat_template)
+        conversations = as_conversations(messages)
         options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
         with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
             rendered: list[ParsedPrompt] = []
@@ -141,7 +190,7 @@ class JaxLLM:
                 text = render_chat(
                     self._built.tokenizer,
                     conversation,
-                    chat_template=self._built.config.chat_template if chat_template is None else chat_template,
+                    chat_template=template,
                     add_generation_prompt=add_generation_prompt,
                     continue_final_message=continue_final_message,
                     tools=tools,
@@ -150,7 +199,27 @@ class JaxLLM:
                 )
                 rendered.append(ParsedPrompt(text=text, token_ids=None))
                 bar.advance()
-        return self._complete(rendered, sampling_params, options, use_tqdm, priority, stream)
+        return self._complete(rendered, sampling_params, options, use_tqdm, False, priority, stream)
+
+    @property
+    def config(self) -> EngineConfig:
+        """What the engine was built from."""
+        return self._built.config
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model takes."""
+        return self._built.model_config.vocab_size
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output."""
+        return self._built.model_config.max_model_len
+
+    @property
+    def startup_seconds(self) -> Mapping[str, float]:
+        """How long each phase of the start took."""
+        return self._built.startup_seconds
 
     def get_tokenizer(self) -> Any:
         """The Hugging Face tokenizer."""
@@ -185,7 +254,7 @@ class JaxLLM:
         """Ends requests of a running stream; each gives a last output with finish_reason "abort"."""
         self._frontend.abort([request_ids] if isinstance(request_ids, str) else request_ids)
 
-    def save_orbax(self, directory: str) -> None:
+    def save_orbax(self, directory: str | Path) -> None:
         """Writes the weights as they lie on the devices; `JaxLLM(model=directory)` restores them."""
         self._built.save_orbax(directory)
 
@@ -209,13 +278,13 @@ class JaxLLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         options: TokenizationOptions,
         use_tqdm: bool | BarFactory,
+        rendering_bar: bool | BarFactory,
         priority: int | Sequence[int] | None,
         stream: bool,
     ) -> list[RequestOutput] | Iterator[RequestOutput]:
-        stream = check_bool("stream", stream)
         params = self._params_per_prompt(sampling_params, len(parsed), stream)
-        priorities = _per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
-        with ProgressBar(use_tqdm and not stream, total=len(parsed), description="Rendering prompts") as bar:
+        priorities = per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
+        with ProgressBar(rendering_bar, total=len(parsed), description="Rendering prompts") as bar:
             token_ids = tokenize_prompts(parsed, self._built.tokenizer, options, bar.advance)
         prepared = [
             self._frontend.prepare(*request, options, name="prompt" if len(parsed) == 1 else f"prompts[{index}]")
@@ -223,9 +292,16 @@ class JaxLLM:
         ]
         return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
 
+    def _find_template(self, chat_template: str | None) -> str | None:
+        """The given template's text, or its name if the model has several."""
+        own = self._built.tokenizer.chat_template if self._built.tokenizer is not None else None
+        if isinstance(own, dict) and chat_template in own:
+            return chat_template
+        return load_chat_template(self._built.config.chat_template if chat_template is None else chat_template)
+
     def _params_per_prompt(self, given: Any, count: int, stream: bool) -> list[SamplingParams]:
-        params = _per_prompt(
-            "sampling_params", self._default_sampling_params if given is None else given, count, _check_params
+        params = per_prompt(
+            "sampling_params", self._default_sampling_params if given is None else given, count, check_params
         )
         if stream:
             return params
@@ -243,34 +319,3 @@ class JaxLLM:
 
 LLM = JaxLLM
 """The name that users of vLLM know."""
-
-
-def _check_params(name: str, value: Any) -> SamplingParams:
-    if not isinstance(value, SamplingParams):
-        raise fail(name, "a SamplingParams", value)
-    return value
-
-
-def _per_prompt(name: str, value: Any, count: int, check: Any) -> list[Any]:
-    """One value for all prompts, or one for each."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return [check(name, value)] * count
-    if len(value) != count:
-        raise ValidationError(
-            f"{name} must be one value or one per prompt: got {len(value)} for {count} prompts", parameter=name
-        )
-    return [check(f"{name}[{index}]", item) for index, item in enumerate(value)]
-
-
-def _as_conversations(messages: Any) -> list[Any]:
-    expected = "a list of messages (mappings), or a list of such lists"
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise fail("messages", expected, messages)
-    if not messages:
-        return []
-    conversations = [messages] if isinstance(messages[0], Mapping) else list(messages)
-    for conversation in conversations:
-        is_list = isinstance(conversation, Sequence) and not isinstance(conversation, str)
-        if not is_list or not conversation or not all(isinstance(message, Mapping) for message in conversation):
-            raise fail("messages", expected, conversation)
-    return conversations

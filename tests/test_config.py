@@ -113,6 +113,11 @@ def test_token_is_kept_out_of_logs():
     assert "secret" not in repr(make_config(hf_token="secret"))
 
 
+def test_non_defaults_leave_the_token_out():
+    config = make_config(hf_token="secret", seed=3, dtype="auto")
+    assert config.non_defaults() == {"model": "m", "seed": 3}
+
+
 def test_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError, match="seed"):
         make_config().seed = 1  # type: ignore[misc]

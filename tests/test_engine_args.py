@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -24,13 +25,17 @@ def test_alias_and_name_must_not_disagree():
         make_engine_config("m", page_size=32, block_size=16)
 
 
+def test_model_may_be_a_path():
+    assert make_engine_config(Path("dir/model")).model == "dir/model"
+
+
 def test_unknown_name_is_a_type_error_with_near_misses():
     with pytest.raises(TypeError, match="'max_modle_len'; did you mean max_model_len"):
         make_engine_config("m", max_modle_len=5)
 
 
 def test_unknown_name_without_near_miss():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'zzzz'$"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'zzzz'$"):
         make_engine_config("m", zzzz=5)
 
 

@@ -32,13 +32,14 @@ class Completion:
 
     @property
     def is_finished(self) -> bool:
+        """Whether nothing more will come."""
         return self.finish_reason is not None
 
     def update(self, news: EngineOutput) -> bool:
         """Takes in new tokens; True when a stop string ended the completion and the engine must be told."""
         is_stop_token = news.finish_reason == "stop"
         num_taken = self._text.append(
-            list(news.new_token_ids), num_before=len(self.token_ids), ends_with_stop_token=is_stop_token
+            news.new_token_ids, num_before=len(self.token_ids), ends_with_stop_token=is_stop_token
         )
         self.token_ids.extend(news.new_token_ids[:num_taken])
         if self._logprobs is not None and self._cumulative_logprob is not None:

@@ -52,6 +52,7 @@ class Frontend:
         self._request_numbers = itertools.count()
         self._running: dict[str, RunningRequest] = {}
         self._sequences: dict[str, tuple[RunningRequest, Completion]] = {}
+        self._last_bad_words: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._lock = threading.RLock()
 
     def prepare(
@@ -197,4 +198,7 @@ class Frontend:
             raise ValidationError(f"{name} needs a tokenizer: skip_tokenizer_init must be False", parameter=name)
         if self._tokenizer is None or not params.bad_words:
             return ()
-        return tokenize_bad_words(self._tokenizer, params.bad_words)
+        words = tuple(params.bad_words)
+        if words != self._last_bad_words[0]:  # most calls give all prompts the same
+            self._last_bad_words = (words, tokenize_bad_words(self._tokenizer, words))
+        return self._last_bad_words[1]

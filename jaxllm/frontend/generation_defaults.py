@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxllm.config import GENERATION_CONFIG_KEYS, EngineConfig
+from jaxllm.errors import ValidationError
 from jaxllm.sampling_params import SamplingParams
 
 
@@ -16,4 +17,11 @@ def make_default_sampling_params(generation_config: Mapping[str, Any], config: E
     values = {key: source[key] for key in GENERATION_CONFIG_KEYS if source.get(key) is not None}
     if "max_new_tokens" in values:
         values["max_tokens"] = values.pop("max_new_tokens")
-    return SamplingParams(**values)
+    try:
+        return SamplingParams(**values)
+    except ValidationError as error:
+        raise ValidationError(
+            f"the model's generation_config or override_generation_config is wrong: {error}; "
+            "generation_config='jaxllm' does without the model's",
+            parameter="generation_config",
+        ) from error

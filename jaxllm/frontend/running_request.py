@@ -33,6 +33,7 @@ class RunningRequest:
     ) -> None:
         self.request_id = request_id
         self.completions = completions
+        self._num_running = len(completions)
         self._prompt = prompt
         self._params = params
         self._token_texts = token_texts
@@ -58,7 +59,8 @@ class RunningRequest:
 
     @property
     def is_finished(self) -> bool:
-        return all(completion.is_finished for completion in self.completions)
+        """Whether all completions have ended."""
+        return self._num_running == 0
 
     def update(self, completion: Completion, news: EngineOutput) -> bool:
         """Takes in news of one sequence; True when a stop string ended it and the engine must be told."""
@@ -73,13 +75,16 @@ class RunningRequest:
         if news.new_token_ids:
             self._first_token_time = self._first_token_time or now
             self._last_token_time = now
-        return completion.update(news)
+        must_tell_engine = completion.update(news)
+        self._num_running -= completion.is_finished
+        return must_tell_engine
 
     def abort(self) -> None:
         """Ends what still runs."""
         for completion in self.completions:
             if not completion.is_finished:
                 completion.end("abort")
+        self._num_running = 0
 
     def put_output(self) -> None:
         """Puts an output into the outbox if one is due."""
