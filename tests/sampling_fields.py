@@ -1,4 +1,4 @@
-"""What becomes of each SamplingParams field, and the tests that prove it. `python -m tests.sampling_fields` prints it."""
+"""What becomes of each SamplingParams field, and which tests prove it. Print it with `python -m tests.sampling_fields`."""
 
 from __future__ import annotations
 

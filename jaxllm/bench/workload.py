@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxllm.errors import ValidationError
+from jaxllm.inputs import TokensPrompt
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
 
 
@@ -21,9 +22,9 @@ class BenchmarkRequest:
     """Tokens to generate; EOS does not end the request."""
 
     @property
-    def prompt(self) -> dict[str, list[int]]:
+    def prompt(self) -> TokensPrompt:
         """The prompt in the form that `JaxLLM.generate` takes."""
-        return {"prompt_token_ids": self.prompt_token_ids}
+        return TokensPrompt(prompt_token_ids=self.prompt_token_ids)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,15 +26,16 @@ class PageTables:
         num_pages = (request.num_tokens - 1) // self.page_size
         return self.prefix_cache.find(self.hashes(request, num_pages)[:num_pages])
 
-    def take(self, request: Request, cached_page_ids: list[int]) -> bool:
-        """Gives the request all pages of its known tokens, the cached ones first; False when they don't fit.
+    def take(self, request: Request, cached_page_ids: list[int], *, num_spare_pages: int = 0) -> bool:
+        """Gives the request all pages of its known tokens, the cached ones first.
 
-        The whole prompt must fit although only a chunk may be computed now: otherwise requests that are
-        admitted together could run out of pages halfway, and all their work would be lost.
+        False when that would leave fewer than `num_spare_pages` free. The whole prompt must fit although only a
+        chunk may be computed now: otherwise requests that are admitted together could run out of pages halfway,
+        and all their work would be lost.
         """
         num_new = -(-request.num_tokens // self.page_size) - len(cached_page_ids)
         num_cached_free = sum(self.pool.num_references(page_id) == 0 for page_id in cached_page_ids)
-        if num_new + num_cached_free > self.pool.num_free:
+        if num_new + num_cached_free + num_spare_pages > self.pool.num_free:
             return False
         self.pool.acquire(cached_page_ids)
         new_page_ids = self._allocate(num_new)

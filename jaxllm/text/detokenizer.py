@@ -119,18 +119,27 @@ class _WindowDecoder:
         self._held: list[int] = []
 
     def push(self, token_ids: Sequence[int]) -> str:
-        self._held.extend(token_ids)
-        text = self._decode(self._context + self._held)
-        is_unfinished = text.endswith(_REPLACEMENT) and len(self._held) <= _MAX_HELD_TOKENS
-        if is_unfinished or len(text) <= len(self._context_text):
-            return ""
-        new_text = text[len(self._context_text) :]
-        self._context, self._held = self._held[-_CONTEXT_TOKENS:], []
-        self._context_text = self._decode(self._context)
-        return new_text
+        return "".join([self._push_one(token_id) for token_id in token_ids])
 
     def finish(self) -> str:
-        return self._decode(self._context + self._held)[len(self._context_text) :]
+        text = self._decode(self._context + self._held)
+        new_text, self._context_text = text[len(self._context_text) :], text
+        return new_text
+
+    def _push_one(self, token_id: int) -> str:
+        self._held.append(token_id)
+        text = self._decode(self._context + self._held)
+        is_patient = len(self._held) <= _MAX_HELD_TOKENS
+        if len(text) <= len(self._context_text):
+            # Tokens without text, such as skipped special ones, are not kept for ever.
+            self._held = self._held if is_patient else []
+            return ""
+        if text.endswith(_REPLACEMENT) and is_patient:
+            return ""
+        new_text = text[len(self._context_text) :]
+        self._context, self._held = self._held, []
+        self._context_text = self._decode(self._context)
+        return new_text
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(

@@ -85,7 +85,9 @@ def _merges_from_scores(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
     assert scores is not None, "a SentencePiece vocabulary has scores"
     mergeable = (TokenType.NORMAL, TokenType.UNUSED)
     known = {token for token, type_ in zip(tokens, types, strict=False) if type_ in mergeable}
-    # Python's sort is stable: equal scores stay in the order of their ids.
+    # Python's sort is stable: equal scores stay in the order of their ids. Where tokens of equal score overlap,
+    # SentencePiece would take the leftmost instead; real vocabularies give equal scores to runs of spaces only, for
+    # which both ways come out the same.
     best_first = sorted(range(len(tokens)), key=lambda token_id: -scores[token_id])
     merges: list[tuple[str, str]] = []
     for token_id in best_first:

@@ -34,6 +34,12 @@ def test_takes_nothing_when_the_prompt_does_not_fit() -> None:
     assert tables.pool.free_page_ids == (1, 2)
 
 
+def test_leaves_spare_pages_when_asked_to() -> None:
+    tables, request = make_tables(5), make_internal([1] * 9)
+    assert not tables.take(request, [], num_spare_pages=2)
+    assert tables.take(request, [], num_spare_pages=1)
+
+
 def test_a_second_request_shares_full_pages_of_a_running_one() -> None:
     tables, first, second = make_tables(), make_internal([1] * 9), make_internal([1] * 8 + [2, 3])
     tables.take(first, [])

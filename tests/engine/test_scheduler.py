@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxllm.engine import Engine
+from jaxllm.engine.scheduler import PlannedStep, Scheduler
 from jaxllm.steps import NO_TARGET
 from tests.engine.helpers import FakeRunner, Params, expected_tokens, make_request, rows, run_all
 
@@ -12,6 +13,12 @@ def start(runner: FakeRunner, *requests, **options) -> Engine:
     for request in requests:
         engine.add_request(request)
     return engine
+
+
+def schedule(scheduler: Scheduler) -> PlannedStep:
+    planned = scheduler.schedule()
+    assert planned is not None
+    return planned
 
 
 def test_a_request_is_prefilled_and_then_decodes_one_token_a_step() -> None:
@@ -131,33 +138,46 @@ def test_a_prompt_is_admitted_only_when_all_of_it_fits() -> None:
 
 
 def test_the_last_request_gives_way_when_pages_run_out() -> None:
-    runner = FakeRunner(num_pages=5, max_model_len=16)
+    runner = FakeRunner(num_pages=6, max_model_len=16)
     requests = [make_request("a", [1, 2, 3, 4, 5, 6, 7], max_tokens=4), make_request("b", [8] * 7, max_tokens=2)]
     collected = run_all(start(runner, *requests))
     assert [rows(step) for step in runner.steps] == [
         [("a", 0, 7, [1, 2]), ("b", 0, 7, [3, 4])],
         [("a", 7, 1, [1, 2]), ("b", 7, 1, [3, 4])],
-        [("a", 8, 1, [1, 2, 4])],
-        [("a", 9, 1, [1, 2, 4])],
+        [("a", 8, 1, [1, 2, 5])],
+        [("a", 9, 1, [1, 2, 5])],
     ]
     assert collected["b"].token_ids == expected_tokens(requests[1], 16)
 
 
-def test_a_preempted_request_computes_its_outputs_again() -> None:
-    runner = FakeRunner(num_pages=5, max_model_len=16)
-    requests = [make_request("a", [1, 2, 3, 4, 5, 6, 7], max_tokens=4), make_request("b", [8] * 7, max_tokens=4)]
+def test_a_preempted_request_computes_again_what_the_cache_has_lost() -> None:
+    runner = FakeRunner(num_pages=6, max_model_len=16)
+    requests = [make_request("a", [1, 2, 3, 4, 5, 6, 7], max_tokens=7), make_request("b", [8] * 7, max_tokens=4)]
     engine = start(runner, *requests)
     collected = run_all(engine)
     drawn = expected_tokens(requests[1], 16)
-    # Both full pages of b stayed in the cache until a took the one that was free for longer, the second.
-    assert rows(runner.steps[4]) == [("b", 4, 5, [3, 4, 2])]
-    assert runner.steps[4].starts[0].output_token_ids.tolist() == drawn[:2]
+    # a took b's second page, which was free for longer than the first, and gave it back in front of its own pages.
+    assert rows(runner.steps[6]) == [("a", 12, 1, [1, 2, 5, 4])]
+    assert rows(runner.steps[7]) == [("b", 4, 5, [3, 4, 5])]
+    assert runner.steps[7].starts[0].output_token_ids.tolist() == drawn[:2]
     assert collected["b"].token_ids == drawn
     assert engine.metrics().num_preemptions == 1
 
 
+def test_a_preempted_request_is_not_admitted_before_its_token_was_read() -> None:
+    runner = FakeRunner(num_pages=6, max_model_len=16)
+    engine = start(runner, make_request("a", [1] * 7), make_request("b", [2] * 7))
+    scheduler = engine._scheduler
+    planned = [schedule(scheduler) for _ in range(3)]  # the third preempts b
+    scheduler.finish(planned[2].requests[0], "abort")
+    assert scheduler.schedule() is None
+    for plan in planned:
+        scheduler.update(plan, runner.dispatch(plan.step).result())
+    assert [row[:3] for row in rows(schedule(scheduler).step)] == [("b", 4, 5)]
+
+
 def test_the_worst_priority_gives_way() -> None:
-    runner = FakeRunner(num_pages=5, max_model_len=16)
+    runner = FakeRunner(num_pages=6, max_model_len=16)
     engine = start(
         runner,
         make_request("low", [1] * 7, priority=5),
@@ -191,6 +211,13 @@ def test_fcfs_heeds_neither_priority_nor_arrival_time() -> None:
     )
     run_all(engine)
     assert [row[0] for step in runner.steps for row in rows(step)] == ["first", "second"]
+
+
+def test_admission_leaves_a_page_for_each_running_request() -> None:
+    runner = FakeRunner(num_pages=5, max_model_len=16)
+    engine = start(runner, make_request("a", [1] * 7, max_tokens=1), make_request("b", [2] * 7, max_tokens=1))
+    run_all(engine)
+    assert [[row[0] for row in rows(step)] for step in runner.steps] == [["a"], ["b"]]
 
 
 def test_no_request_is_admitted_in_a_step_that_preempts() -> None:
@@ -257,7 +284,7 @@ def test_prompt_logprobs_are_asked_for_the_following_prompt_tokens() -> None:
 
 
 def test_prompt_logprobs_do_not_come_twice_after_a_preemption() -> None:
-    runner = FakeRunner(num_pages=5, max_model_len=16)
+    runner = FakeRunner(num_pages=6, max_model_len=16)
     params = Params(prompt_logprobs=0, max_tokens=4)
     requests = [make_request("a", [1] * 7, max_tokens=4), make_request("b", [8, 9, 10, 11, 12, 13, 14], params=params)]
     engine = start(runner, *requests)
