@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -15,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxllm.errors import UnsupportedModelError
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache
-from jaxllm.models.layers import RMSNorm, apply_rope
+from jaxllm.models.layers import RMSNorm, apply_rope, times_transposed
 from jaxllm.models.parameters import parameter
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec, paged_attention
 
@@ -125,8 +123,8 @@ class Attention(nnx.Module):
         attended, keys, values = paged_attention(
             query, key, value, cache.keys, cache.values, inputs, spec=self.spec, mesh=self.mesh
         )
-        attended = attended.reshape(x.shape[0], self.layout.kv_heads, -1)
-        out = jax.lax.dot_general(attended, self.out[...], (((1, 2), (1, 2)), ((), ())))
+        weight = self.out[...]
+        out = times_transposed(attended.reshape(x.shape[0], -1), weight.reshape(weight.shape[0], -1))
         if self.out_bias is not None:
             out = out + self.out_bias[...][None]
         return out, KVCache(keys, values)
@@ -134,7 +132,7 @@ class Attention(nnx.Module):
     def _project(self, x: Float[Array, "tokens hidden"], rope: Rope | None) -> Sequence[Array]:
         """(query [tokens, kv_heads, group, head_dim], key and value [tokens, kv_heads, head_dim])."""
         layout, tokens = self.layout, x.shape[0]
-        qkv = jax.lax.dot_general(x, self.qkv[...], (((1,), (2,)), ((), ())))  # [tokens, kv_heads, rows]
+        qkv = times_transposed(x, self.qkv[...]).reshape(tokens, layout.kv_heads, -1)  # [tokens, kv_heads, rows]
         if self.qkv_bias is not None:
             qkv = qkv + self.qkv_bias[...][None]
         qkv = qkv.reshape(tokens, layout.kv_heads, layout.group + 2, layout.head_dim)
@@ -145,7 +143,7 @@ class Attention(nnx.Module):
             shape = query.shape
             query = apply_rope(query.reshape(tokens, -1, layout.head_dim), *rope).reshape(shape)
             key = apply_rope(key, *rope)
-        return query, key, jnp.asarray(value)
+        return query, key, value
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxllm.models.attention import Attention, Rope
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.models.layers import Embedding, GatedMLP, Linear, RMSNorm, rope_tables
+from jaxllm.models.stack import apply_layer
 
 NORM_OFFSET = 1.0
 """Gemma's norm weights are stored as their distance from one."""
@@ -32,7 +33,7 @@ class Gemma3Layer(nnx.Module):
         self.attention = Attention(config, layer, f"{prefix}.self_attn", mesh=mesh, qk_norm_offset=NORM_OFFSET)
         self.after_attention = norm("post_attention_layernorm")
         self.before_mlp = norm("pre_feedforward_layernorm")
-        self.mlp = GatedMLP(config, f"{prefix}.mlp")
+        self.mlp = GatedMLP(config, f"{prefix}.mlp", num_shards=mesh.size)
         self.after_mlp = norm("post_feedforward_layernorm")
 
     def __call__(
@@ -68,7 +69,7 @@ class Gemma3(nnx.Module):
         rope = rope_tables(config.rope, config.head_dim, positions)
         new_caches = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, cache = layer(x, local_rope if layer.is_local else rope, cache, inputs.attention)
+            x, cache = apply_layer(layer, x, local_rope if layer.is_local else rope, cache, inputs.attention)
             new_caches.append(cache)
         return x, new_caches
 

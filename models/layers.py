@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,11 @@ def activate(name: Activation, x: Array) -> Array:
             return jax.nn.gelu(x, approximate=False)
         case "gelu_pytorch_tanh":
             return jax.nn.gelu(x, approximate=True)
+
+
+def times_transposed(x: Float[Array, "tokens in"], weight: Float[Array, "*out in"]) -> Float[Array, "tokens flat_out"]:
+    """x W^T with all of W's leading axes taken as one: XLA would transpose a weight of more than two axes."""
+    return jax.lax.dot_general(x, weight.reshape(-1, weight.shape[-1]), (((1,), (1,)), ((), ())))
 
 
 class RMSNorm(nnx.Module):
@@ -68,7 +74,7 @@ class Linear(nnx.Module):
         self.bias = parameter((out_size,), axes[:1], f"{source}.bias") if bias else None
 
     def __call__(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
-        y = jax.lax.dot_general(x, self.weight[...], (((1,), (1,)), ((), ())))
+        y = times_transposed(x, self.weight[...])
         return y if self.bias is None else y + self.bias[...][None]
 
 
@@ -82,31 +88,43 @@ class Embedding(nnx.Module):
         return self.weight[...].at[token_ids].get(mode="clip")
 
     def attend(self, x: Float[Array, "rows size"]) -> Float[Array, "rows vocab"]:
-        return jax.lax.dot_general(x, self.weight[...], (((1,), (1,)), ((), ())))
-
-
-def _stack(tensors: list[np.ndarray]) -> np.ndarray:
-    return np.stack(tensors)
+        return times_transposed(x, self.weight[...])
 
 
 class GatedMLP(nnx.Module):
-    """down(activation(gate(x)) * up(x)), gate and up in one matrix [2, intermediate, hidden]."""
+    """down(activation(gate(x)) * up(x)). Gate and up are one matrix, side by side within each of `num_shards` shards."""
 
-    def __init__(self, config: ModelConfig, prefix: str) -> None:
+    def __init__(self, config: ModelConfig, prefix: str, *, num_shards: int) -> None:
         size, hidden = config.intermediate_size, config.hidden_size
-        gate_up = (f"{prefix}.gate_proj", f"{prefix}.up_proj")
-        self.gate_up = parameter((2, size, hidden), (None, "ffn", None), [f"{p}.weight" for p in gate_up], _stack)
+        shards = num_shards if size % num_shards == 0 else 1
+        names = (f"{prefix}.gate_proj", f"{prefix}.up_proj")
+        shape = (shards, 2, size // shards)
+        fuse = _FuseGateUp(shape)
+        self.gate_up = parameter((*shape, hidden), ("ffn", None, None, None), [f"{n}.weight" for n in names], fuse)
         self.gate_up_bias = (
-            parameter((2, size), (None, "ffn"), [f"{p}.bias" for p in gate_up], _stack) if config.mlp_bias else None
+            parameter(shape, ("ffn", None, None), [f"{n}.bias" for n in names], fuse) if config.mlp_bias else None
         )
         self.down = Linear(hidden, size, f"{prefix}.down_proj", axes=(None, "ffn"), bias=config.mlp_bias)
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "tokens hidden"]) -> Float[Array, "tokens hidden"]:
-        gate_up = jax.lax.dot_general(x, self.gate_up[...], (((1,), (2,)), ((), ())))  # [tokens, 2, intermediate]
+        weight = self.gate_up[...]
+        gate_up = times_transposed(x, weight).reshape(x.shape[0], *weight.shape[:-1])  # [tokens, shards, 2, size]
         if self.gate_up_bias is not None:
             gate_up = gate_up + self.gate_up_bias[...][None]
-        return self.down(activate(self.activation, gate_up[:, 0]) * gate_up[:, 1])
+        gated = activate(self.activation, gate_up[:, :, 0]) * gate_up[:, :, 1]
+        return self.down(gated.reshape(x.shape[0], -1))
+
+
+@dataclass(frozen=True)
+class _FuseGateUp:
+    """Stacks gate and up within each shard."""
+
+    shape: tuple[int, int, int]
+
+    def __call__(self, tensors: list[np.ndarray]) -> np.ndarray:
+        shards, _, size = self.shape
+        return np.stack([tensor.reshape(shards, size, *tensor.shape[1:]) for tensor in tensors], axis=1)
 
 
 def rope_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from jaxllm.models.attention import Attention, Rope
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.models.layers import Embedding, GatedMLP, Linear, RMSNorm, rope_tables
+from jaxllm.models.stack import apply_layer
 
 
 class LlamaLayer(nnx.Module):
@@ -24,7 +25,7 @@ class LlamaLayer(nnx.Module):
             config, layer, f"{prefix}.self_attn", mesh=mesh, qk_norm_offset=qk_norm_offset
         )
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, f"{prefix}.post_attention_layernorm.weight")
-        self.mlp = GatedMLP(config, f"{prefix}.mlp")
+        self.mlp = GatedMLP(config, f"{prefix}.mlp", num_shards=mesh.size)
 
     def __call__(
         self, x: Float[Array, "tokens hidden"], rope: Rope, cache: KVCache, inputs: AttentionInputs
@@ -62,7 +63,7 @@ class Llama(nnx.Module):
         rope = rope_tables(self.config.rope, self.config.head_dim, inputs.attention.positions)
         new_caches = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, cache = layer(x, rope, cache, inputs.attention)
+            x, cache = apply_layer(layer, x, rope, cache, inputs.attention)
             new_caches.append(cache)
         return x, new_caches
 

@@ -12,6 +12,7 @@ from jaxllm.models.attention import Attention
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.models.layers import Embedding, LayerNorm, Linear, activate
+from jaxllm.models.stack import apply_layer
 
 POSITION_OFFSET = 2
 """Row of the position table that belongs to position 0: OPT kept two rows for padding."""
@@ -70,7 +71,7 @@ class OPT(nnx.Module):
         x = x + self.positions(inputs.attention.positions + POSITION_OFFSET)
         new_caches = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, cache = layer(x, cache, inputs.attention)
+            x, cache = apply_layer(layer, x, cache, inputs.attention)
             new_caches.append(cache)
         return x, new_caches
 

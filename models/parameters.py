@@ -43,7 +43,7 @@ def parameter(
 
 def describe(model: nnx.Module) -> tuple[nnx.GraphDef, list[ParameterInfo], jax.tree_util.PyTreeDef]:
     """Splits an unfilled model into its structure, its parameters in leaf order, and the tree of the leaves."""
-    graphdef, state = nnx.split(model)
+    _, state = nnx.split(model)
     infos = [
         ParameterInfo(
             name=".".join(str(part) for part in path),
@@ -54,6 +54,16 @@ def describe(model: nnx.Module) -> tuple[nnx.GraphDef, list[ParameterInfo], jax.
         )
         for path, variable in nnx.to_flat_state(state)
     ]
+    _forget_sources(model)
+    graphdef, state = nnx.split(model)
     leaves, treedef = jax.tree.flatten(state)
-    assert len(leaves) == len(infos), "every parameter is one leaf"
+    assert [leaf.shape for leaf in leaves] == [info.shape for info in infos], "every parameter is one leaf, in order"
     return graphdef, infos, treedef
+
+
+def _forget_sources(model: nnx.Module) -> None:
+    """Drops what only loading needs, so that layers that differ in nothing else have the same structure."""
+    for _, variable in nnx.iter_graph(model):
+        if isinstance(variable, nnx.Param):
+            for name in ("axes", "sources", "assemble"):
+                variable.del_metadata(name)

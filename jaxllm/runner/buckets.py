@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jaxllm.runner.layout import Bucket
 from jaxllm.runner.step import SCORED_ROWS
 
-_CPU_DECODE_ROWS = (2, 8, 16, 32)
+_CPU_DECODE_ROWS = (2, 8, 32)
 """XLA's CPU backend multiplies one bfloat16 row some eight times slower than two, so there is no program for one."""
 _CPU_MIXED_TOKENS = (64, 512)
 _DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

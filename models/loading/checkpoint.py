@@ -126,8 +126,8 @@ def _weight_files(path: Path, stem: str, extension: str) -> list[Path]:
 
 def _indexed_files(index: Path) -> list[Path]:
     weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index} has no weight_map.")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensor names to files.")
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [file.name for file in files if not file.exists()]
     if missing:

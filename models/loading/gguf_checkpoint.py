@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from jaxllm.errors import CheckpointError
-from jaxllm.models.loading.gguf_config import gguf_architecture
+from jaxllm.models.loading.gguf_config import gguf_architecture, gguf_hf_config
 from jaxllm.models.loading.gguf_file import GgufFile
 
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -40,8 +40,8 @@ class GgufCheckpoint:
         self._file = file
         self._architecture = gguf_architecture(file)
         self._gguf_names = {self._hf_name(name): name for name in file.tensors if name != _ROPE_FREQUENCIES}
-        self._num_heads = file.metadata.get(f"{self._architecture}.attention.head_count")
-        self._num_kv_heads = file.metadata.get(f"{self._architecture}.attention.head_count_kv", self._num_heads)
+        config = gguf_hf_config(file)
+        self._num_heads, self._num_kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
 
     def names(self) -> list[str]:
         return list(self._gguf_names)
@@ -70,9 +70,10 @@ class GgufCheckpoint:
 
     def _split_rotary_halves(self, name: str, values: np.ndarray, num_heads: int) -> np.ndarray:
         """Brings rows that rotate in neighbouring pairs (GGUF) to pairs half a head apart (Hugging Face)."""
-        if not isinstance(num_heads, int) or num_heads <= 0 or values.shape[0] % (2 * num_heads):
+        if values.shape[0] % (2 * num_heads):
             raise CheckpointError(
                 f"{self.location}: {name} of shape {values.shape} does not divide into {num_heads} heads."
             )
-        pairs = values.reshape(num_heads, -1, 2, *values.shape[1:])  # [heads, head_dim / 2, 2, ...]
+        half = values.shape[0] // (2 * num_heads)
+        pairs = values.reshape(num_heads, half, 2, *values.shape[1:])  # [heads, head_dim / 2, 2, ...]
         return pairs.swapaxes(1, 2).reshape(values.shape)

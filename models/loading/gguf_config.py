@@ -20,6 +20,10 @@ _LLAMA3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_ma
 
 def gguf_architecture(file: GgufFile) -> str:
     """Gives the file's architecture, one of those whose tensors and metadata can be translated."""
+    if (num_parts := file.metadata.get("split.count", 1)) > 1:
+        raise UnsupportedModelError(
+            f"{file.path} is one of {num_parts} parts of a split GGUF file: join them with llama-gguf-split --merge."
+        )
     architecture = file.metadata.get("general.architecture")
     if architecture not in _ARCHITECTURES:
         raise UnsupportedModelError(
@@ -80,6 +84,12 @@ class _Metadata:
             return default
         return _shortest(value) if isinstance(value, float) else value
 
+    def count(self, key: str, default: int | None = None) -> int:
+        value = self.number(key, default)
+        if not isinstance(value, int) or value <= 0:
+            raise CheckpointError(f"{self.file.path}: {self._prefix}{key} is {value!r}, expected a positive count.")
+        return value
+
 
 def _shortest(value: float) -> float:
     """Gives the decimal number that was meant by a float32: 1e-05, not 9.999999747378752e-06."""
@@ -90,17 +100,17 @@ def _sizes(metadata: _Metadata) -> dict[str, Any]:
     tensors = metadata.file.tensors
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{metadata.file.path} has no tensor token_embd.weight: does it hold a vocabulary alone?")
-    hidden, heads = metadata.number("embedding_length"), metadata.number("attention.head_count")
-    rotary = metadata.number("rope.dimension_count", hidden // heads)
+    hidden, heads = metadata.count("embedding_length"), metadata.count("attention.head_count")
+    rotary = metadata.count("rope.dimension_count", hidden // heads)
     return {
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,
-        "intermediate_size": metadata.number("feed_forward_length"),
-        "num_hidden_layers": metadata.number("block_count"),
+        "intermediate_size": metadata.count("feed_forward_length"),
+        "num_hidden_layers": metadata.count("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.number("attention.head_count_kv", heads),
-        "head_dim": metadata.number("attention.key_length", rotary),
-        "max_position_embeddings": metadata.number("context_length"),
+        "num_key_value_heads": metadata.count("attention.head_count_kv", heads),
+        "head_dim": metadata.count("attention.key_length", rotary),
+        "max_position_embeddings": metadata.count("context_length"),
         "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in tensors,
     }

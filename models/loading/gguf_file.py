@@ -21,6 +21,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
+_MAX_AXES = 4
 _PLAIN_DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -59,7 +60,7 @@ class GgufFile:
             self.metadata, self.tensors = header.parse()
         except _FormatError as error:
             raise CheckpointError(f"Cannot read {path}: {error}.") from error
-        except (struct.error, UnicodeDecodeError) as error:
+        except (struct.error, OverflowError) as error:
             raise CheckpointError(f"{path} is truncated or corrupt: its header cannot be parsed.") from error
         end = max((tensor.offset + tensor.num_bytes for tensor in self.tensors.values()), default=0)
         if end > len(self._bytes):
@@ -147,7 +148,9 @@ class _Header:
 
     def _tensor_row(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()
-        num_axes = self._checked_count(self._number("I"), 8)
+        num_axes = self._number("I")
+        if num_axes > _MAX_AXES:
+            raise _FormatError(f"tensor {name!r} has {num_axes} axes")
         sizes = struct.unpack_from(f"<{num_axes}Q", self._buffer, self._position)
         self._position += 8 * num_axes
         return name, tuple(reversed(sizes)), self._number("I"), self._number("Q")

@@ -8,8 +8,6 @@ from typing import Any
 from jaxllm.errors import ModelNotFoundError
 from jaxllm.models.loading.embedded import list_embedded_models
 
-TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-                      "chat_template*", "*.jinja", "*.model", "*.tiktoken")  # fmt: skip
 _OTHER_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _SAFETENSORS = ["*.safetensors"]
 _TORCH_FILES = ["pytorch_model*.bin"]
@@ -82,5 +80,8 @@ def _explain(hub: str, model: str, revision: str | None, error: Exception) -> st
             f"{model!r} is no local path, no embedded model, and no model on the {hub} hub "
             f"(if it is private, pass hf_token or set HF_TOKEN). {ways_out()}"
         )
+    if kind == "LocalEntryNotFoundError":
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        return f"The {hub} hub cannot be reached{cause} and {model!r} is not in its local cache. {ways_out()}"
     reason = " ".join(str(error).split())[:300]
     return f"Cannot get {model!r} from the {hub} hub ({kind}: {reason}). {ways_out()}"

@@ -14,6 +14,16 @@ from jaxllm.errors import CheckpointError, ValidationError
 from jaxllm.models.loading.load import WeightTarget
 from jaxllm.models.loading.source import ORBAX_METADATA
 
+_TOKENIZER_PATTERNS = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.model",
+    "*.tiktoken",
+)
 _FORMAT_VERSION = 1
 _WEIGHTS = "weights"
 
@@ -44,6 +54,11 @@ def save_orbax(
     _write_json(path / "generation_config.json", generation_config)
     described = {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in arrays.items()}
     _write_json(path / ORBAX_METADATA, {"format_version": _FORMAT_VERSION, "arrays": described})
+
+
+def find_tokenizer_files(directory: Path) -> list[Path]:
+    """Gives the files of a directory in Hugging Face layout from which its tokenizer and chat template are made."""
+    return sorted({file for pattern in _TOKENIZER_PATTERNS for file in directory.glob(pattern) if file.is_file()})
 
 
 def load_orbax(directory: str | Path, targets: Sequence[WeightTarget]) -> list[jax.Array]:

@@ -142,8 +142,7 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         self.location = str(path)
         self._bytes = map_file(path)
-        self._archive = _open_archive(path, self._bytes)
-        self._members = {member.filename: member for member in self._archive.infolist()}
+        self._members = _list_members(path, self._bytes)
         self._prefix = _find_pickle(path, self._members)
         self._tensors = self._read_tensors()
 
@@ -171,8 +170,7 @@ class TorchFile:
         return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
 
     def _read_tensors(self) -> dict[str, _Tensor]:
-        order = self._members.get(f"{self._prefix}byteorder")
-        if order is not None and self._archive.read(order) != b"little":
+        if f"{self._prefix}byteorder" in self._members and self._read_member("byteorder").tobytes() != b"little":
             raise CheckpointError(f"{self.location} was written on a big-endian machine, which is not supported.")
         state = self._unpickle()
         strange = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, _Tensor))]
@@ -199,26 +197,27 @@ class TorchFile:
         return state
 
     def _read_member(self, name: str) -> np.ndarray:
-        """Gives a member's bytes: a view when it is stored as is, which is how torch writes."""
+        """Gives a view of a member's bytes; torch never compresses them, so nothing here can swell in memory."""
         member = self._members.get(self._prefix + name)
         if member is None:
             raise CheckpointError(f"{self.location} is corrupt: {name} is missing from the archive.")
-        if member.compress_type != zipfile.ZIP_STORED:
-            return np.frombuffer(self._archive.read(member), np.uint8)
-        lengths = self._bytes[member.header_offset : member.header_offset + _LOCAL_HEADER.size]
-        start = member.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(lengths.tobytes()))
+        data = member.header_offset + _LOCAL_HEADER.size
+        if member.compress_type != zipfile.ZIP_STORED or not 0 <= member.header_offset <= data <= len(self._bytes):
+            raise CheckpointError(f"{self.location} is corrupt: {name} is compressed or has no header in the archive.")
+        start = data + sum(_LOCAL_HEADER.unpack(self._bytes[member.header_offset : data].tobytes()))
         return self._bytes[start : start + member.file_size]
 
 
-def _open_archive(path: Path, data: np.ndarray) -> zipfile.ZipFile:
+def _list_members(path: Path, data: np.ndarray) -> dict[str, zipfile.ZipInfo]:
     if data[: len(_LEGACY_MAGIC)].tobytes() == _LEGACY_MAGIC:
         raise CheckpointError(
             f"{path} is in the format of torch before 1.6, which is not supported: "
             "load it with torch and save it again, best as safetensors."
         )
     try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(path) as archive:
+            return {member.filename: member for member in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated or no PyTorch checkpoint (its zip directory is missing): download it again."
         ) from error

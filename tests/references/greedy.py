@@ -1,5 +1,6 @@
 """Greedy decoding by transformers, with the margins that tell how firm each choice is. Needs torch."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json

@@ -4,6 +4,7 @@ For each variant, seeds are tried in order until greedy decoding is firm (every 
 varied (many different tokens), so that token equality is a fair and a telling test.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

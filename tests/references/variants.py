@@ -202,7 +202,16 @@ VARIANTS = (
         name="opt_post_norm_projection",
         architecture="OPTForCausalLM",
         storage="bin-bare-prefix",
-        scales={"embed_tokens": 0.4, "embed_positions": 1.5, "bias": 0.1, "norm.weight": 1.0, "q_proj.weight": 0.4, "project_in": 0.8, "project_out": 0.5, "fc2": 0.08},
+        scales={
+            "embed_tokens": 0.4,
+            "embed_positions": 1.5,
+            "bias": 0.1,
+            "norm.weight": 1.0,
+            "q_proj.weight": 0.4,
+            "project_in": 0.8,
+            "project_out": 0.5,
+            "fc2": 0.08,
+        },
         config={
             **OPT,
             "vocab_size": 289,
@@ -274,6 +283,7 @@ VARIANTS = (
         architecture="Qwen3ForCausalLM",
         config={
             **QWEN3,
+            "rms_norm_eps": 1e-2,
             "vocab_size": 259,
             "hidden_size": 36,
             "intermediate_size": 72,
@@ -315,6 +325,7 @@ VARIANTS = (
         scales={"embed_tokens": 0.15, "model.norm.weight": 4.0, "norm.weight": 1.0},
         config={
             **GEMMA3,
+            "rms_norm_eps": 1e-3,
             "vocab_size": 277,
             "hidden_size": 36,
             "intermediate_size": 56,
