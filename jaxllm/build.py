@@ -102,7 +102,12 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     configured = time.perf_counter()
     logger.info(
         "%s: %s on %d %s device(s) (%s), %s",
-        config.model, model_config.architecture, mesh.size, platform, mesh.devices.flat[0].device_kind, dtype,
+        config.model,
+        model_config.architecture,
+        mesh.size,
+        platform,
+        mesh.devices.flat[0].device_kind,
+        dtype,
     )
 
     graphdef, infos, treedef = describe(build_model(model_config, mesh))
@@ -120,7 +125,10 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     reserved = 4 * (3 * limits.max_num_seqs * model_config.vocab_size)
     reserved += 8 * limits.max_num_batched_tokens * (model_config.hidden_size + model_config.intermediate_size)
     free = free_bytes(
-        config, list(mesh.devices.flat), sequence_bytes=(longest + 2 * config.page_size) * token_bytes, reserved=reserved
+        config,
+        list(mesh.devices.flat),
+        sequence_bytes=(longest + 2 * config.page_size) * token_bytes,
+        reserved=reserved,
     )
     cache = size_cache(
         config,
@@ -153,8 +161,12 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     )
     logger.info(
         "KV cache: %s tokens in %d pages of %d, %.2f GiB; up to %d sequences of %d tokens",
-        f"{(cache.num_pages - 1) * config.page_size:,}", cache.num_pages, config.page_size,
-        cache.num_pages * config.page_size * token_bytes / 2**30, limits.max_num_seqs, cache.max_model_len,
+        f"{(cache.num_pages - 1) * config.page_size:,}",
+        cache.num_pages,
+        config.page_size,
+        cache.num_pages * config.page_size * token_bytes / 2**30,
+        limits.max_num_seqs,
+        cache.max_model_len,
     )
     store = _store(config, model_config, runner_config, mesh)
     with _bar(config, "Compiling programs", len(runner.program_names), "program") as advance:
@@ -169,8 +181,12 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     )
     logger.info(
         "Ready in %.1f s: config and tokenizer %.1f, weights %.1f, programs %.1f (%d compiled, %d from cache)",
-        times.total, times.config, times.weights, times.compile,
-        store.num_compiled, len(runner.program_names) - store.num_compiled,
+        times.total,
+        times.config,
+        times.weights,
+        times.compile,
+        store.num_compiled,
+        len(runner.program_names) - store.num_compiled,
     )
     engine = Engine(
         runner,
@@ -269,9 +285,7 @@ def _check_length(longest: int, model_config: ModelConfig) -> None:
         )
 
 
-def _store(
-    config: EngineConfig, model_config: ModelConfig, runner_config: RunnerConfig, mesh: Mesh
-) -> ExecutableStore:
+def _store(config: EngineConfig, model_config: ModelConfig, runner_config: RunnerConfig, mesh: Mesh) -> ExecutableStore:
     directory = Path(config.compilation_cache_dir or cache_directory() / "programs").expanduser()
     devices = list(mesh.devices.flat)
     kinds = [(device.platform, device.device_kind, device.id) for device in devices]
