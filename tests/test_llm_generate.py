@@ -344,7 +344,7 @@ def test_facts_about_the_model():
     assert repr(llm) == "JaxLLM(model='scripted', dtype='auto', device='auto')"
     assert llm.get_tokenizer().decode(ids("ab")) == "ab"
     llm.save_orbax("there")
-    assert llm._built.saved == ["there"]
+    assert llm._built.saved == ["there"]  # type: ignore[attr-defined]
 
 
 def test_no_tokenizer_to_get():
