@@ -216,7 +216,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1, help="measurements of each case in a round")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    peer_model = Path(arguments.peer_model or arguments.model)
+    if not peer_model.exists():
+        parser.error(f"the peer needs a directory or a GGUF file: name it with --peer-model, got {peer_model}")
+    return arguments
 
 
 if __name__ == "__main__":
