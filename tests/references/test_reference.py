@@ -13,7 +13,7 @@ def test_lists_the_variants_of_one_family() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(KeyError, match="no reference named 'gpt_2', there are .*llama_gqa"):
+    with pytest.raises(KeyError, match=r"no reference named 'gpt_2', there are .*llama_gqa"):
         load_reference("gpt_2")
 
 
