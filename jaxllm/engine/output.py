@@ -1,0 +1,29 @@
+"""What the engine says about a request after a step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxllm.engine.request import FinishReason
+from jaxllm.steps import TokenLogprobs
+
+
+class EngineOutput(NamedTuple):
+    """The news about one request since its last output.
+
+    A NamedTuple because a step makes hundreds: a frozen dataclass takes three times as long to make.
+    """
+
+    request_id: str
+    new_token_ids: tuple[int, ...]
+    """The stop or EOS token that ended the request included."""
+    new_logprobs: tuple[TokenLogprobs, ...] = ()
+    """One entry per new token when the request asked for logprobs."""
+    new_prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    """Entries for the next prompt tokens; the first prompt token never gets one."""
+    finish_reason: FinishReason | None = None
+    """None while the request goes on."""
+    stop_reason: int | None = None
+    """The stop_token_ids entry that ended the request; None for EOS and everything else."""
+    num_cached_tokens: int = 0
+    """Prompt tokens that the prefix cache had when the request was first admitted."""

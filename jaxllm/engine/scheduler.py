@@ -1,0 +1,276 @@
+"""Decides what each step computes, and takes in what it drew."""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from operator import attrgetter
+
+from jaxllm.engine.messages import make_scheduled_request, make_slot_start
+from jaxllm.engine.metrics import EngineCounters
+from jaxllm.engine.output import EngineOutput
+from jaxllm.engine.page_tables import PageTables
+from jaxllm.engine.request import FinishReason, Request, RequestStatus
+from jaxllm.engine.waiting_queue import WaitingQueue
+from jaxllm.steps import ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedStep:
+    """A step and the requests it serves."""
+
+    step: ScheduledStep
+    requests: tuple[Request, ...]
+    """In the order of `step.requests`. Kept because an id may belong to a new request when the result comes."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Plan:
+    """A step while it is put together."""
+
+    budget: int
+    """Tokens that may still be added."""
+    decodes: list[tuple[ScheduledRequest, Request]] = field(default_factory=list)
+    chunks: list[tuple[ScheduledRequest, Request]] = field(default_factory=list)
+    starts: list[SlotStart] = field(default_factory=list)
+    page_hashes: set[bytes] = field(default_factory=set)
+    """Full pages that the chunks of this step complete."""
+
+
+class Scheduler:
+    """Hands out the token budget of each step: running requests first, then waiting ones, both in `Request.order`.
+
+    There are no phases: a step gives each request some of its pending tokens, be it one decode token or a chunk
+    of prompt. `schedule` may be called again before the last step was read; a request then counts on with tokens
+    that only the device knows.
+    """
+
+    def __init__(
+        self,
+        *,
+        page_tables: PageTables,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_chunk_size: int,
+        counters: EngineCounters,
+    ) -> None:
+        self.running: list[Request] = []
+        self.waiting = WaitingQueue()
+        self.page_tables = page_tables
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_chunk_size = max_chunk_size
+        self._counters = counters
+        self._free_slots = list(range(max_num_seqs))
+        heapify(self._free_slots)
+
+    def add(self, request: Request) -> None:
+        """Puts a new request into the queue."""
+        self.waiting.push(request)
+
+    def schedule(self) -> PlannedStep | None:
+        """The next step, or None when nothing can be computed before more results are read."""
+        plan = _Plan(budget=self._max_num_batched_tokens)
+        has_preempted = self._schedule_decodes(plan)
+        self._schedule_chunks(plan)
+        if not has_preempted and len(self.waiting) > 0:
+            self._admit_waiting(plan)
+        if not plan.decodes and not plan.chunks:
+            return None
+        return self._finish_plan(plan)
+
+    def update(self, planned: PlannedStep, result: StepResult) -> list[EngineOutput]:
+        """Takes in the result of the oldest step not yet read, and says what is new."""
+        assert result.step_id == planned.step.step_id, f"expected step {planned.step.step_id}, got {result.step_id}"
+        outputs: list[EngineOutput] = []
+        for scheduled, request in zip(planned.step.requests, planned.requests, strict=True):
+            request.num_unread -= scheduled.samples
+            # A request that ended meanwhile (EOS, abort) has a surplus token in flight: nobody wants it.
+            if request.status is RequestStatus.FINISHED:
+                continue
+            output = self._update_request(scheduled, request, result)
+            if output is not None:
+                outputs.append(output)
+                self._counters.num_generation_tokens += len(output.new_token_ids)
+        return outputs
+
+    def finish(self, request: Request, reason: FinishReason, stop_reason: int | None = None) -> None:
+        """Ends a request and takes its pages and slot back at once.
+
+        A step in flight may still write the request's last page. That is safe: whoever gets the page writes it in a
+        later step.
+        """
+        was_running = request.status is RequestStatus.RUNNING
+        request.status = RequestStatus.FINISHED
+        request.finish_reason = reason
+        request.stop_reason = stop_reason
+        if was_running:
+            self.running.remove(request)
+            self._release(request)
+        else:
+            self.waiting.discard(request)
+        self._counters.finished[reason] += 1
+
+    def _schedule_decodes(self, plan: _Plan) -> bool:
+        """Schedules running requests with one pending token; True when others lost their pages for it.
+
+        They come before chunks, so a long prompt never delays them. A victim is the last running request, which
+        this loop has not reached yet: it is never part of the step already.
+        """
+        page_size = self.page_tables.page_size
+        num_preemptions = self._counters.num_preemptions
+        for request in self.running:  # preemption pops from its end
+            if plan.budget == 0:
+                break
+            if not request.can_decode:
+                continue
+            if request.num_computed_tokens == len(request.page_ids) * page_size and not self._extend(request):
+                break
+            self._schedule(plan, request, 1)
+        return self._counters.num_preemptions > num_preemptions
+
+    def _schedule_chunks(self, plan: _Plan) -> None:
+        for request in self.running:
+            if plan.budget == 0:
+                break
+            if request.num_pending_tokens > 1:
+                self._schedule(plan, request, self._chunk_size(plan, request))
+
+    def _admit_waiting(self, plan: _Plan) -> None:
+        """Admits waiting requests in order until budget, slots or pages are used up.
+
+        A request whose next page is being computed by this very step is passed over: in the next step it finds that
+        page in the cache. So n sequences of one prompt compute it once.
+        """
+        passed_over: list[Request] = []
+        while plan.budget > 0 and len(self._free_slots) > len(passed_over):
+            request = self.waiting.peek()
+            if request is None:
+                break
+            cached_page_ids = self.page_tables.find_cached(request)
+            if request.num_unread > 0 or self._is_next_page_in(plan, request, len(cached_page_ids)):
+                passed_over.append(self.waiting.pop())
+                continue
+            # One page is left for each running request, which will need it within page_size steps. Without that,
+            # requests are admitted only to be preempted at once: three times as much was recomputed in a full pool.
+            if not self.page_tables.take(request, cached_page_ids, num_spare_pages=len(self.running)):
+                break
+            self.waiting.pop()
+            self._start(plan, request)
+            self._schedule(plan, request, self._chunk_size(plan, request))
+        for request in passed_over:
+            self.waiting.push(request)
+
+    def _is_next_page_in(self, plan: _Plan, request: Request, num_cached_pages: int) -> bool:
+        num_usable_pages = (request.num_tokens - 1) // self.page_tables.page_size
+        if not plan.page_hashes or not request.reads_prefix_cache or num_cached_pages >= num_usable_pages:
+            return False
+        return self.page_tables.hashes(request, num_usable_pages)[num_cached_pages] in plan.page_hashes
+
+    def _start(self, plan: _Plan, request: Request) -> None:
+        """Gives a request that has its pages a slot."""
+        if request.status is RequestStatus.WAITING:
+            self._count_admission(request)
+        request.status = RequestStatus.RUNNING
+        request.slot = heappop(self._free_slots)
+        insort(self.running, request, key=attrgetter("order"))
+        plan.starts.append(make_slot_start(request))
+
+    def _count_admission(self, request: Request) -> None:
+        request.num_cached_tokens = request.num_computed_tokens
+        self._counters.num_prompt_tokens += request.num_prompt_tokens
+        if self.page_tables.prefix_cache is not None and request.reads_prefix_cache:
+            self._counters.prefix_cache_queries += request.num_prompt_tokens
+            self._counters.prefix_cache_hits += request.num_cached_tokens
+
+    def _chunk_size(self, plan: _Plan, request: Request) -> int:
+        return min(request.num_pending_tokens, plan.budget, self._max_chunk_size)
+
+    def _schedule(self, plan: _Plan, request: Request, num_tokens: int) -> None:
+        scheduled = make_scheduled_request(request, num_tokens)
+        (plan.decodes if num_tokens == 1 else plan.chunks).append((scheduled, request))
+        plan.budget -= num_tokens
+        start = request.num_computed_tokens
+        request.num_computed_tokens += num_tokens
+        request.num_unread += scheduled.samples
+        if scheduled.prompt_logprob_targets is not None:
+            request.num_prompt_logprobs = min(request.num_computed_tokens, request.num_prompt_tokens - 1)
+        if num_tokens > 1 and self.page_tables.prefix_cache is not None:
+            page_size = self.page_tables.page_size
+            num_full = request.num_computed_tokens // page_size
+            plan.page_hashes.update(self.page_tables.hashes(request, num_full)[start // page_size : num_full])
+
+    def _finish_plan(self, plan: _Plan) -> PlannedStep:
+        entries = plan.decodes + plan.chunks
+        scheduled_requests, requests = zip(*entries, strict=True)
+        # Only now, because within one step a request can't read what another one writes.
+        for scheduled, request in entries:
+            if scheduled.token_ids is not None:
+                self.page_tables.register(request)
+        step = ScheduledStep(step_id=self._counters.num_steps, requests=scheduled_requests, starts=tuple(plan.starts))
+        self._counters.num_steps += 1
+        self._counters.num_scheduled_tokens += self._max_num_batched_tokens - plan.budget
+        return PlannedStep(step=step, requests=requests)
+
+    def _extend(self, request: Request) -> bool:
+        """Finds the request a page, at the cost of the last running one; False when that is the request itself."""
+        while not self.page_tables.extend(request):
+            victim = self.running.pop()
+            self._preempt(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        """Takes everything from a request; it will compute its prompt and outputs again.
+
+        A token still in flight is not lost: `update` appends it as if nothing had happened, and the request is not
+        admitted before.
+        """
+        assert request.status is RequestStatus.RUNNING, f"request {request.request_id} does not run"
+        request.status = RequestStatus.PREEMPTED
+        self._counters.num_preemptions += 1
+        self._release(request)
+        self.waiting.push(request)
+
+    def _release(self, request: Request) -> None:
+        self.page_tables.release(request)
+        assert request.slot is not None, f"request {request.request_id} has no slot"
+        heappush(self._free_slots, request.slot)
+        request.slot = None
+
+    def _update_request(self, scheduled: ScheduledRequest, request: Request, result: StepResult) -> EngineOutput | None:
+        request_id = request.request_id
+        token_ids: tuple[int, ...] = ()
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+        if scheduled.prompt_logprob_targets is not None:
+            prompt_logprobs = tuple(result.prompt_logprobs[request_id])
+        if scheduled.samples:
+            token_ids = (result.token_ids[request_id],)
+            logprobs = (result.logprobs[request_id],) if request.wants_logprobs else ()
+            self._append_token(request, token_ids[0])
+        elif not prompt_logprobs:
+            return None
+        return EngineOutput(
+            request_id,
+            token_ids,
+            logprobs,
+            prompt_logprobs,
+            request.finish_reason,
+            request.stop_reason,
+            request.num_cached_tokens,
+        )
+
+    def _append_token(self, request: Request, token_id: int) -> None:
+        request.append_token(token_id)
+        num_tokens = request.num_tokens
+        if num_tokens % self.page_tables.page_size == 0:
+            self.page_tables.register(request)
+        if num_tokens >= request.min_total_tokens:
+            if token_id in request.eos_token_ids:
+                return self.finish(request, "stop")
+            if token_id in request.stop_token_ids:
+                return self.finish(request, "stop", stop_reason=token_id)
+        if num_tokens >= request.max_total_tokens:
+            self.finish(request, "length")

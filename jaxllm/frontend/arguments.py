@@ -1,0 +1,43 @@
+"""Arguments of a call that stand for one prompt or for many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxllm.errors import ValidationError
+from jaxllm.sampling_params import SamplingParams
+from jaxllm.validation import fail
+
+
+def check_params(name: str, value: Any) -> SamplingParams:
+    """A SamplingParams."""
+    if not isinstance(value, SamplingParams):
+        raise fail(name, "a SamplingParams", value)
+    return value
+
+
+def per_prompt[Item](name: str, value: Any, count: int, check: Callable[[str, Any], Item]) -> list[Item]:
+    """One value for all prompts, or one for each."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return [check(name, value)] * count
+    if len(value) != count:
+        raise ValidationError(
+            f"{name} must be one value or one per prompt: got {len(value)} for {count} prompts", parameter=name
+        )
+    return [check(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
+def as_conversations(messages: Any) -> list[Any]:
+    """A list of conversations, each a list of messages, from one conversation or many."""
+    expected = "a list of messages (mappings), or a list of such lists"
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise fail("messages", expected, messages)
+    if not messages:
+        return []
+    conversations = [messages] if isinstance(messages[0], Mapping) else list(messages)
+    for conversation in conversations:
+        is_list = isinstance(conversation, Sequence) and not isinstance(conversation, str)
+        if not is_list or not conversation or not all(isinstance(message, Mapping) for message in conversation):
+            raise fail("messages", expected, conversation)
+    return conversations

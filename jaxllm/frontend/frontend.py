@@ -1,0 +1,204 @@
+"""The loop's user side: prompts become engine requests, the engine's news become request outputs."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxllm.engine.request import EngineRequest
+from jaxllm.errors import ValidationError
+from jaxllm.frontend.completion import Completion
+from jaxllm.frontend.completion_text import CompletionText
+from jaxllm.frontend.interrupts import holding_interrupts
+from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
+from jaxllm.frontend.running_request import RunningRequest
+from jaxllm.frontend.token_logprobs import TokenTexts
+from jaxllm.inputs import ParsedPrompt, TokenizationOptions
+from jaxllm.outputs import RequestOutput
+from jaxllm.sampling_params import SamplingParams
+from jaxllm.text.bad_words import tokenize_bad_words
+
+if TYPE_CHECKING:
+    from jaxllm.build import BuiltEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRequest:
+    """A request that passed every check."""
+
+    prompt: TokenizedPrompt
+    params: SamplingParams
+    """With max_tokens resolved."""
+    bad_word_ids: tuple[tuple[int, ...], ...]
+    priority: int
+
+
+class Frontend:
+    """Adds, follows and aborts the requests of one engine; several threads may share it."""
+
+    def __init__(self, built: BuiltEngine) -> None:
+        self._engine = built.engine
+        self._tokenizer = built.tokenizer
+        self._model_config = built.model_config
+        self._config = built.config
+        self._token_texts = TokenTexts(built.tokenizer)
+        self._seeds = np.random.default_rng(built.config.seed)
+        self._request_numbers = itertools.count()
+        self._running: dict[str, RunningRequest] = {}
+        self._sequences: dict[str, tuple[RunningRequest, Completion]] = {}
+        self._last_bad_words: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
+        self._lock = threading.RLock()
+
+    def prepare(
+        self,
+        parsed: ParsedPrompt,
+        token_ids: list[int],
+        params: SamplingParams,
+        priority: int,
+        options: TokenizationOptions,
+        *,
+        name: str,
+    ) -> PreparedRequest:
+        """Cuts the prompt as asked and checks the request against model and engine; nothing is added yet."""
+        max_model_len = self._model_config.max_model_len
+        max_input_tokens = max(max_model_len - (params.max_tokens or 1), 1)
+        keep = params.truncate_prompt_tokens
+        token_ids = options.cut(name, token_ids, keep=keep, max_input_tokens=max_input_tokens)
+        check_prompt_length(name, len(token_ids), max_model_len)
+        check_prompt_vocabulary(name, token_ids, self._model_config.vocab_size)
+        if priority and self._config.scheduling_policy != "priority":
+            raise ValidationError(
+                f"priority must be 0 unless scheduling_policy is 'priority', got {priority}", parameter="priority"
+            )
+        bad_word_ids = self._bad_word_ids(params)
+        self._verify(params, len(bad_word_ids))
+        if params.max_tokens is None:
+            room = max_model_len - len(token_ids)
+            params = params.clone(max_tokens=room, min_tokens=min(params.min_tokens, room))
+        prompt = TokenizedPrompt(text=parsed.text, token_ids=token_ids, cache_salt=parsed.cache_salt)
+        return PreparedRequest(prompt=prompt, params=params, bad_word_ids=bad_word_ids, priority=priority)
+
+    def add(self, prepared: PreparedRequest, outbox: deque[RequestOutput]) -> RunningRequest:
+        """Hands a request to the engine; its outputs come into `outbox` while anyone calls `step`."""
+        with self._lock:
+            request = self._make_running(prepared, outbox)
+            self._running[request.request_id] = request
+            try:
+                for completion, sequence_id in zip(request.completions, request.sequence_ids, strict=True):
+                    self._sequences[sequence_id] = (request, completion)
+                    self._engine.add_request(self._make_engine_request(prepared, sequence_id, completion.index))
+            except BaseException:
+                self.drop([request])
+                raise
+            return request
+
+    def step(self) -> None:
+        """Runs one engine step and hands out what it brought, whoever asked for it."""
+        with self._lock, holding_interrupts():
+            touched: dict[str, RunningRequest] = {}
+            for news in self._engine.step():
+                # A sequence ended by a stop string may still have had a token on the way.
+                if news.request_id in self._sequences:
+                    request, completion = self._sequences[news.request_id]
+                    touched[request.request_id] = request
+                    if request.update(completion, news):
+                        self._engine.finish(news.request_id)
+                    if completion.is_finished:
+                        del self._sequences[news.request_id]
+            for request in touched.values():
+                if request.is_finished:
+                    del self._running[request.request_id]
+                request.put_output()
+            is_stuck = self._running and not self._engine.has_unfinished_requests()
+            assert not is_stuck, f"the engine forgot requests {list(self._running)}"
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Ends requests; each gives a last output with finish_reason "abort". Unknown ids are ignored."""
+        with self._lock:
+            requests = [self._running[request_id] for request_id in request_ids if request_id in self._running]
+            self.drop(requests)
+            for request in requests:
+                request.abort()
+                request.put_output()
+
+    def drop(self, requests: Iterable[RunningRequest]) -> None:
+        """Ends requests whose caller is gone; finished ones are ignored."""
+        with self._lock:
+            for request in requests:
+                if self._running.pop(request.request_id, None) is not None:
+                    self._engine.abort(request.sequence_ids)
+                    for sequence_id in request.sequence_ids:
+                        self._sequences.pop(sequence_id, None)
+
+    def _verify(self, params: SamplingParams, num_bad_word_ids: int) -> None:
+        end_token_ids = set(params.stop_token_ids)
+        if not params.ignore_eos:
+            end_token_ids.update(self._model_config.eos_token_ids)
+        params.verify(
+            vocab_size=self._model_config.vocab_size,
+            max_logprobs=self._config.max_logprobs,
+            num_end_token_ids=len(end_token_ids),
+            num_bad_word_ids=num_bad_word_ids,
+        )
+
+    def _make_running(self, prepared: PreparedRequest, outbox: deque[RequestOutput]) -> RunningRequest:
+        params = prepared.params
+        completions = [
+            Completion(
+                index=index,
+                params=params,
+                text=CompletionText(self._tokenizer, params, prompt_token_ids=prepared.prompt.token_ids),
+                token_texts=self._token_texts,
+            )
+            for index in range(params.n)
+        ]
+        return RunningRequest(
+            request_id=str(next(self._request_numbers)),
+            prompt=prepared.prompt,
+            params=params,
+            completions=completions,
+            token_texts=self._token_texts,
+            outbox=outbox,
+            stream_interval=self._config.stream_interval,
+            keeps_metrics=not self._config.disable_log_stats,
+        )
+
+    def _make_engine_request(self, prepared: PreparedRequest, sequence_id: str, index: int) -> EngineRequest:
+        params = prepared.params
+        if index > 0 and params.prompt_logprobs is not None:
+            params = params.clone(prompt_logprobs=None)  # the first sequence's are enough
+        return EngineRequest(
+            request_id=sequence_id,
+            prompt_token_ids=prepared.prompt.token_ids,
+            sampling_params=params,
+            eos_token_ids=() if params.ignore_eos else self._model_config.eos_token_ids,
+            seed=self._seed(params.seed, index),
+            priority=prepared.priority,
+            cache_salt=prepared.prompt.cache_salt,
+            bad_word_ids=prepared.bad_word_ids,
+        )
+
+    def _seed(self, seed: int | None, index: int) -> int:
+        """The first completion draws with the given seed itself, so that n=1 and n=2 agree on it."""
+        if seed is None:
+            return int(self._seeds.integers(0, 2**64, dtype=np.uint64))
+        if index == 0:
+            return seed % 2**64
+        return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0])
+
+    def _bad_word_ids(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        if self._tokenizer is None and (params.bad_words or params.stop):
+            name = "bad_words" if params.bad_words else "stop"
+            raise ValidationError(f"{name} needs a tokenizer: skip_tokenizer_init must be False", parameter=name)
+        if self._tokenizer is None or not params.bad_words:
+            return ()
+        words = tuple(params.bad_words)
+        if words != self._last_bad_words[0]:  # most calls give all prompts the same
+            self._last_bad_words = (words, tokenize_bad_words(self._tokenizer, words))
+        return self._last_bad_words[1]

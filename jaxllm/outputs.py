@@ -1,0 +1,106 @@
+"""What the user gets back: one RequestOutput per prompt, with one CompletionOutput per completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """Log-probability of one token at one position."""
+
+    logprob: float
+    """Natural logarithm of the probability (or the logit, with a logits `logprobs_mode`)."""
+    rank: int | None = None
+    """Place in the whole vocabulary; the most likely token has rank 1."""
+    decoded_token: str | None = None
+    """The token's own text; None without detokenisation."""
+
+
+PositionLogprobs = dict[int, Logprob]
+"""One position's log-probabilities by token id: the drawn (or prompt's) token first, then the most likely ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestMetrics:
+    """When things happened to one request, in seconds of `time.time()`, and how much was done."""
+
+    arrival_time: float
+    """When the request was added."""
+    first_scheduled_time: float | None = None
+    """When its first step was seen to run; None while it waits."""
+    first_token_time: float | None = None
+    """When its first token came."""
+    last_token_time: float | None = None
+    """When its newest token came."""
+    finished_time: float | None = None
+    """When its last completion ended."""
+    num_generation_tokens: int = 0
+    """Tokens generated so far, over all completions."""
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from arrival to the first token."""
+        return None if self.first_token_time is None else self.first_token_time - self.arrival_time
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOutput:
+    """One completion of a prompt."""
+
+    index: int
+    """Which of the request's n completions this is, from 0."""
+    text: str
+    """The generated text (streaming DELTA: only what is new)."""
+    token_ids: list[int]
+    """The generated tokens, EOS or stop token included (streaming DELTA: only the new ones)."""
+    cumulative_logprob: float | None = None
+    """Sum of the drawn tokens' log-probabilities; None unless logprobs were asked for."""
+    logprobs: list[PositionLogprobs] | None = None
+    """One entry per token in `token_ids`; None unless asked for."""
+    finish_reason: FinishReason | None = None
+    """Why the completion ended; None while it runs."""
+    stop_reason: int | str | None = None
+    """The stop token or stop string that ended it; None for EOS and for every other end."""
+    lora_request: None = None
+    """Adapters are not supported yet."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
+    def finished(self) -> bool:
+        """The same as `is_finished`, under vLLM's name."""
+        return self.is_finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOutput:
+    """A prompt and what was generated for it so far."""
+
+    request_id: str
+    """Decimal number of the request."""
+    prompt: str | None
+    """The prompt's text, for a chat the rendered template; None when only token ids were given."""
+    prompt_token_ids: list[int]
+    """The prompt as the model saw it."""
+    outputs: list[CompletionOutput]
+    """The completions, ordered by index."""
+    finished: bool
+    """Whether all completions have ended."""
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    """One entry per prompt token, None for the first; None unless asked for."""
+    metrics: RequestMetrics | None = None
+    """Timings; None when the engine runs with disable_log_stats."""
+    num_cached_tokens: int | None = None
+    """Prompt tokens whose keys and values came from the prefix cache; None before the first step."""
+    lora_request: None = None
+    """Adapters are not supported yet."""
+    encoder_prompt: None = field(default=None, repr=False)
+    """Encoder-decoder models are not supported yet."""
+    encoder_prompt_token_ids: None = field(default=None, repr=False)
+    """Encoder-decoder models are not supported yet."""

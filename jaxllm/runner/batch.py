@@ -1,0 +1,185 @@
+"""From a ScheduledStep to the arrays of its program: NumPy only, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxllm.models.inputs import TILE_TOKENS
+from jaxllm.runner.layout import FLAGS, ROW_PARAMETERS, Layout
+from jaxllm.runner.step import FROM_DEVICE
+from jaxllm.sampling_params import MAX_LOGIT_EDITS, SamplingParams
+from jaxllm.steps import NO_PAGE, NO_TARGET, ScheduledRequest, SlotStart
+
+_FLAG_BITS = {name: 1 << bit for bit, name in enumerate(FLAGS)}
+_UNUSED_EDIT = -1
+_GREEDY_TEMPERATURE = 1e-5
+
+
+class HostConstraints(NamedTuple):
+    """Rows of `jaxllm.runner.step.Constraints`; None where no request of the step asks."""
+
+    edits: tuple[np.ndarray, np.ndarray] | None
+    """(int32 [rows, MAX_LOGIT_EDITS], float32 of the same shape)"""
+    bitmask: np.ndarray | None
+    """uint32 [rows, ceil(vocab / 32)]"""
+
+
+class SlotTable:
+    """What the host keeps per slot: sampling parameters as arrays, and the requests' constraints."""
+
+    def __init__(self, max_num_seqs: int, vocab_size: int, page_size: int) -> None:
+        self.num_slots = max_num_seqs
+        self.page_size = page_size
+        self.vocab_size = vocab_size
+        self._parameters = {
+            name: np.zeros(max_num_seqs + 1, np.uint32 if name.startswith("seed") else np.float32)
+            for name in ROW_PARAMETERS
+        }
+        self._parameters["top_k"] = np.zeros(max_num_seqs + 1, np.int32)
+        self._parameters["top_p"][:] = self._parameters["repetition_penalty"][:] = 1.0
+        self._flags = np.zeros(max_num_seqs + 1, np.int32)
+        self._starts: dict[int, SlotStart] = {}
+        self._allowed: dict[int, np.ndarray] = {}
+
+    def start(self, start: SlotStart) -> None:
+        """Takes over the parameters of the slot's new request."""
+        params, slot = start.sampling_params, start.slot
+        self._starts[slot] = start
+        columns = self._parameters
+        columns["temperature"][slot] = params.temperature
+        columns["top_k"][slot] = params.top_k
+        columns["top_p"][slot] = params.top_p
+        columns["min_p"][slot] = params.min_p
+        columns["presence_penalty"][slot] = params.presence_penalty
+        columns["frequency_penalty"][slot] = params.frequency_penalty
+        columns["repetition_penalty"][slot] = params.repetition_penalty
+        columns["seed_low"][slot] = start.seed & 0xFFFFFFFF
+        columns["seed_high"][slot] = (start.seed >> 32) & 0xFFFFFFFF
+        self._allowed.pop(slot, None)
+        if params.allowed_token_ids:
+            self._allowed[slot] = _pack_bits(params.allowed_token_ids, self.vocab_size)
+        self._flags[slot] = self._static_flags(params, slot)
+
+    def params(self, slot: int) -> SamplingParams:
+        return self._starts[slot].sampling_params
+
+    def _static_flags(self, params: SamplingParams, slot: int) -> int:
+        wanted = {
+            "any_random": params.temperature >= _GREEDY_TEMPERATURE,
+            "any_penalties": has_penalties(params),
+            "any_bitmask": slot in self._allowed,
+            "any_logprobs": params.logprobs is not None,
+        }
+        return sum(_FLAG_BITS[name] for name, is_wanted in wanted.items() if is_wanted)
+
+    def pack(self, requests: Sequence[ScheduledRequest], layout: Layout) -> tuple[np.ndarray, HostConstraints]:
+        """The step's buffer, int32 [layout.size], and its constraints."""
+        buffer = np.zeros(layout.size, np.int32)
+        views = layout.views(buffer)
+        num_rows = len(requests)
+        slots = np.full(layout.bucket.num_rows, self.num_slots, np.int32)
+        slots[:num_rows] = [request.slot for request in requests]
+        views["slot"][:] = slots
+        views["write_slot"][:] = self.num_slots
+        views["write_slot"][:num_rows] = [r.slot if r.samples else self.num_slots for r in requests]
+        for name, column in self._parameters.items():
+            views[name][:] = column[slots]
+        _pack_tokens(requests, views, self.page_size)
+        sampling = [request for request in requests if request.samples]
+        flags = int(np.bitwise_or.reduce(self._flags[[r.slot for r in sampling]], initial=0))
+        edits = self._edits(requests, layout.bucket.num_rows)
+        flags |= _FLAG_BITS["any_edits"] if edits is not None else 0
+        if any(request.prompt_logprob_targets is not None for request in requests):
+            flags |= _FLAG_BITS["any_prompt_logprobs"]
+        views["flags"][...] = flags
+        bitmask = self._bitmask(slots) if flags & _FLAG_BITS["any_bitmask"] else None
+        return buffer, HostConstraints(edits, bitmask)
+
+    def _bitmask(self, slots: np.ndarray) -> np.ndarray:
+        words = np.full((len(slots), -(-self.vocab_size // 32)), 0xFFFFFFFF, np.uint32)
+        for row, slot in enumerate(slots.tolist()):
+            if slot in self._allowed:
+                words[row] = self._allowed[slot]
+        return words
+
+    def _edits(self, requests: Sequence[ScheduledRequest], num_rows: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Biases and bans of the rows; None when there are none."""
+        ids = values = None
+        for row, request in enumerate(requests):
+            entries = self._row_edits(request) if request.samples else {}
+            if not entries:
+                continue
+            if ids is None or values is None:
+                ids = np.full((num_rows, MAX_LOGIT_EDITS), _UNUSED_EDIT, np.int32)
+                values = np.zeros((num_rows, MAX_LOGIT_EDITS), np.float32)
+            ids[row, : len(entries)] = list(entries)
+            values[row, : len(entries)] = list(entries.values())
+        return None if ids is None or values is None else (ids, values)
+
+    def _row_edits(self, request: ScheduledRequest) -> dict[int, float]:
+        start = self._starts[request.slot]
+        params = start.sampling_params
+        entries = dict(params.logit_bias) if params.logit_bias else {}
+        if request.num_output_tokens < params.min_tokens:
+            entries |= dict.fromkeys(start.stop_token_ids, -np.inf)
+        if start.bad_word_ids:
+            entries |= dict.fromkeys(_banned_by_words(start.bad_word_ids, request), -np.inf)
+        return entries
+
+
+def has_penalties(params: SamplingParams) -> bool:
+    """Whether the request needs its tokens counted on the device."""
+    return params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
+
+
+def _pack_tokens(requests: Sequence[ScheduledRequest], views: dict[str, np.ndarray], page_size: int) -> None:
+    """Fills everything that describes tokens, pages and rows."""
+    token, tiles, num_decodes = 0, [], 0
+    views["targets"][:] = NO_TARGET
+    views["context_lens"][:] = 1
+    for row, request in enumerate(requests):
+        count, computed = request.num_tokens, request.num_computed_tokens
+        end = token + count
+        views["page_tables"][row, : len(request.page_ids)] = request.page_ids
+        views["context_lens"][row] = computed + count
+        views["token_ids"][token:end] = FROM_DEVICE if request.token_ids is None else request.token_ids
+        positions = np.arange(computed, computed + count, dtype=np.int32)
+        views["positions"][token:end] = positions
+        views["slot_mapping"][token:end] = request.page_ids[positions // page_size] * page_size + positions % page_size
+        views["sample_tokens"][row] = end - 1
+        views["draw_position"][row] = computed + count
+        if request.prompt_logprob_targets is not None:
+            views["targets"][token:end] = request.prompt_logprob_targets
+        if count == 1 and num_decodes == row:
+            num_decodes += 1
+        else:
+            tiles.extend((row, token + at, min(TILE_TOKENS, count - at)) for at in range(0, count, TILE_TOKENS))
+        token = end
+    views["num_decodes"][...] = num_decodes
+    views["num_tiles"][...] = len(tiles)
+    if tiles:
+        views["tiles"][: len(tiles)] = tiles
+
+
+def _pack_bits(token_ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    """uint32 [ceil(vocab / 32)] with the bits of the given tokens set."""
+    is_allowed = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+    is_allowed[list(token_ids)] = 1
+    return np.packbits(is_allowed, bitorder="little").view(np.uint32)
+
+
+def _banned_by_words(words: tuple[tuple[int, ...], ...], request: ScheduledRequest) -> list[int]:
+    """Last tokens of the bad words whose beginning the output ends with."""
+    recent = () if request.recent_token_ids is None else tuple(request.recent_token_ids.tolist())
+    outputs = recent[max(0, len(recent) - request.num_output_tokens) :] if request.num_output_tokens else ()
+    return [
+        word[-1]
+        for word in words
+        if len(word) == 1 or (len(outputs) >= len(word) - 1 and outputs[1 - len(word) :] == word[:-1])
+    ]
+
+
+assert NO_PAGE == 0, "zeroed page tables point at the page that no request owns"

@@ -1,0 +1,41 @@
+"""Which shapes get a program. Few on the CPU, where compiling is slow and padding cheap; a fine ladder elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxllm.runner.layout import Bucket
+from jaxllm.runner.step import SCORED_ROWS
+
+_CPU_DECODE_ROWS = (2, 8, 32)
+"""XLA's CPU backend multiplies one bfloat16 row some eight times slower than two, so there is no program for one."""
+_CPU_MIXED_TOKENS = (64, 512)
+_DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_MIXED_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+def bucket_ladder(platform: str, max_num_seqs: int, max_num_batched_tokens: int) -> list[Bucket]:
+    """The programs to compile, smallest first: decode-only ones by rows, mixed ones by tokens with all rows."""
+    is_cpu = platform == "cpu"
+    rows = _ladder(_CPU_DECODE_ROWS if is_cpu else _DECODE_ROWS, max_num_seqs, step=8)
+    tokens = _ladder(_CPU_MIXED_TOKENS if is_cpu else _MIXED_TOKENS, max_num_batched_tokens, step=SCORED_ROWS)
+    most = rows[-1]
+    decode = [Bucket(num_tokens=n, num_rows=n, has_chunks=False) for n in rows]
+    return decode + [Bucket(num_tokens=n, num_rows=most, has_chunks=True) for n in tokens]
+
+
+def _ladder(sizes: Sequence[int], most: int, *, step: int) -> list[int]:
+    """The sizes below `most`, and one at the top that holds `most`, rounded up to a multiple of `step` if larger."""
+    below = [size for size in sizes if size < most]
+    if most <= sizes[0]:
+        return [sizes[0]]
+    top = most if most < step else -(-most // step) * step
+    return [*below, top]
+
+
+def smallest(buckets: Sequence[Bucket], *, num_tokens: int, num_rows: int, has_chunks: bool) -> Bucket:
+    """The first bucket that holds the step; decode-only steps take decode buckets."""
+    for bucket in buckets:
+        if bucket.has_chunks == has_chunks and bucket.num_tokens >= num_tokens and bucket.num_rows >= num_rows:
+            return bucket
+    raise AssertionError(f"no program holds {num_tokens} tokens of {num_rows} requests")

@@ -1,0 +1,70 @@
+"""How many pages the KV cache gets, and the longest sequence it can hold."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import jax
+
+from jaxllm.config import EngineConfig
+from jaxllm.errors import ValidationError
+
+logger = logging.getLogger(__name__)
+
+_CPU_CACHE_BYTES = 1 << 30
+"""What the cache takes of a CPU's memory, unless the user says otherwise or one sequence needs more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSize:
+    """The pool of pages."""
+
+    num_pages: int
+    """The page that takes padding writes included."""
+    max_model_len: int
+    """Longest sequence that fits, at most what was asked for."""
+
+
+def size_cache(config: EngineConfig, *, model_len: int, page_bytes: int, max_num_seqs: int, free: int) -> CacheSize:
+    """Sizes the pool for pages of `page_bytes` (all layers, all devices) with `free` bytes of memory left.
+
+    A `max_model_len` that doesn't fit is shrunk with a log line, or refused when the user set it.
+    Raises ValidationError when not even one page fits.
+    """
+    wanted_len = config.max_model_len if isinstance(config.max_model_len, int) else model_len
+    page_size = config.page_size
+    pages_per_sequence = -(-wanted_len // page_size)
+    budget = config.kv_cache_memory_bytes or free
+    num_pages = min(budget // page_bytes, max_num_seqs * pages_per_sequence + 1)
+    fitting_len = (num_pages - 1) * page_size
+    if fitting_len < 1:
+        raise ValidationError(
+            f"no memory for the KV cache: {budget:,} bytes are left, and a page of {page_size} tokens takes "
+            f"{page_bytes:,} bytes (one more page is reserved)",
+            parameter="kv_cache_memory_bytes",
+        )
+    if fitting_len >= wanted_len:
+        return CacheSize(num_pages=num_pages, max_model_len=wanted_len)
+    if isinstance(config.max_model_len, int):
+        raise ValidationError(
+            f"max_model_len={wanted_len} does not fit in the KV cache of {budget:,} bytes; the longest that fits is "
+            f"{fitting_len}. Lower max_model_len, or raise kv_cache_memory_bytes or device_memory_utilization.",
+            parameter="max_model_len",
+        )
+    logger.warning("The KV cache holds %d tokens: max_model_len shrinks from %d to that.", fitting_len, wanted_len)
+    return CacheSize(num_pages=num_pages, max_model_len=fitting_len)
+
+
+def free_bytes(config: EngineConfig, devices: list[jax.Device], *, sequence_bytes: int, reserved: int) -> int:
+    """Bytes that the cache may take. `reserved` is what programs need beside weights and cache, on every device."""
+    if devices[0].platform == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        return min(int(memory * config.device_memory_utilization), max(_CPU_CACHE_BYTES, sequence_bytes))
+    free = []
+    for device in devices:
+        stats = device.memory_stats() or {}
+        limit, used = stats.get("bytes_limit", 0), stats.get("bytes_in_use", 0)
+        free.append(int(limit * config.device_memory_utilization) - used - reserved)
+    return max(0, min(free)) * len(devices)

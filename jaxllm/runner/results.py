@@ -1,0 +1,88 @@
+"""A dispatched step, and its results as the engine wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxllm.runner.sampler import TokenScores
+from jaxllm.runner.step import StepOutputs
+from jaxllm.sampling_params import SamplingParams
+from jaxllm.steps import NO_TARGET, ScheduledStep, StepResult, TokenLogprobs
+
+
+class DispatchedStep:
+    """Results on their way to the host; only what the step's requests asked for is copied."""
+
+    def __init__(self, step: ScheduledStep, outputs: StepOutputs, params: Sequence[SamplingParams]) -> None:
+        self._step = step
+        self._params = params
+        self._token_ids = outputs.sampled.token_ids
+        wants_logprobs = any(p.logprobs is not None for p in params)
+        wants_prompt = any(request.prompt_logprob_targets is not None for request in step.requests)
+        sampled = outputs.sampled
+        self._sampled = (
+            TokenScores(sampled.logprob, sampled.rank, sampled.top_ids, sampled.top_logprobs)
+            if wants_logprobs
+            else None
+        )
+        self._prompt = outputs.prompt if wants_prompt else None
+        for array in jax.tree.leaves((self._token_ids, self._sampled, self._prompt)):
+            array.copy_to_host_async()
+
+    def is_ready(self) -> bool:
+        """Whether `result` would return without waiting."""
+        return bool(self._token_ids.is_ready())
+
+    def result(self) -> StepResult:
+        """Waits for the device. A failure on the device is raised here."""
+        token_ids = np.asarray(self._token_ids).tolist()
+        requests = self._step.requests
+        return StepResult(
+            step_id=self._step.step_id,
+            token_ids={r.request_id: token_ids[row] for row, r in enumerate(requests) if r.samples},
+            logprobs=self._logprobs(token_ids),
+            prompt_logprobs=self._prompt_logprobs(),
+        )
+
+    def _logprobs(self, token_ids: Sequence[int]) -> dict[str, TokenLogprobs]:
+        if self._sampled is None:
+            return {}
+        scores = jax.tree.map(np.asarray, self._sampled)
+        rows = zip(self._step.requests, self._params, strict=True)
+        return {
+            request.request_id: _token_logprobs(scores, row, token_ids[row], params.logprobs)
+            for row, (request, params) in enumerate(rows)
+            if request.samples and params.logprobs is not None
+        }
+
+    def _prompt_logprobs(self) -> dict[str, list[TokenLogprobs]]:
+        if self._prompt is None:
+            return {}
+        scores = jax.tree.map(np.asarray, self._prompt)
+        found: dict[str, list[TokenLogprobs]] = {}
+        token = 0
+        for request, params in zip(self._step.requests, self._params, strict=True):
+            targets = request.prompt_logprob_targets
+            if targets is not None and params.prompt_logprobs is not None:
+                found[request.request_id] = [
+                    _token_logprobs(scores, token + at, int(target), params.prompt_logprobs)
+                    for at, target in enumerate(targets)
+                    if target != NO_TARGET
+                ]
+            token += request.num_tokens
+        return found
+
+
+def _token_logprobs(scores: TokenScores, row: int, token_id: int, count: int) -> TokenLogprobs:
+    """Row `row` of host arrays; `count` of -1 keeps all."""
+    kept = scores.top_ids.shape[1] if count == -1 else count
+    return TokenLogprobs(
+        token_id=token_id,
+        logprob=float(scores.logprob[row]),
+        rank=int(scores.rank[row]),
+        top_token_ids=np.asarray(scores.top_ids[row, :kept]),
+        top_logprobs=np.asarray(scores.top_logprobs[row, :kept]),
+    )

@@ -1,0 +1,211 @@
+"""The device side of the engine: weights, cache and compiled programs; one dispatch per step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxllm.models.inputs import KVCache
+from jaxllm.runner.adjustments import reset_counts
+from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
+from jaxllm.runner.buckets import bucket_ladder, smallest
+from jaxllm.runner.executables import Compiled, ExecutableStore
+from jaxllm.runner.layout import Bucket, Layout
+from jaxllm.runner.results import DispatchedStep
+from jaxllm.runner.sampler import LogprobsMode
+from jaxllm.runner.sharding import replicated, shard
+from jaxllm.runner.step import Constraints, DeviceState, StepProgram
+from jaxllm.sampling_params import MAX_LOGIT_EDITS
+from jaxllm.steps import ScheduledStep, SlotStart
+
+_COUNTED_CHUNK = 1024
+"""Tokens that one call of the program for penalty counts takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerConfig:
+    """Everything that shapes the programs, besides the model."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    page_size: int
+    num_pages: int
+    max_logprobs: int
+    """Most logprobs a program returns per position."""
+    logprobs_mode: LogprobsMode
+    dtype: str
+
+
+class ModelRunner:
+    """Runs steps. Construct it, call `compile`, then `dispatch`."""
+
+    def __init__(
+        self,
+        config: RunnerConfig,
+        *,
+        graphdef: nnx.GraphDef,
+        treedef: jax.tree_util.PyTreeDef,
+        weights: tuple[jax.Array, ...],
+        cache_shape: tuple[int, ...],
+        num_layers: int,
+        vocab_size: int,
+        mesh: Mesh,
+    ) -> None:
+        self.config = config
+        self.num_pages = config.num_pages
+        self.page_size = config.page_size
+        self.max_model_len = config.max_model_len
+        self.max_num_seqs = config.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens
+        self.vocab_size = vocab_size
+        self._mesh = mesh
+        self._everywhere = replicated(mesh)
+        self._weights = weights
+        self._make_program = partial(
+            StepProgram,
+            graphdef,
+            treedef,
+            max_logprobs=config.max_logprobs,
+            logprobs_mode=config.logprobs_mode,
+            replicated=self._everywhere,
+        )
+        platform = mesh.devices.flat[0].platform
+        self._buckets = bucket_ladder(platform, config.max_num_seqs, config.max_num_batched_tokens)
+        pages_per_request = -(-config.max_model_len // config.page_size)
+        self._layouts = {bucket: Layout(bucket, pages_per_request) for bucket in self._buckets}
+        self._slots = SlotTable(config.max_num_seqs, vocab_size, config.page_size)
+        self._state = self._initial_state(cache_shape, num_layers)
+        self._no_constraints = {rows: self._unconstrained(rows) for rows in {b.num_rows for b in self._buckets}}
+        self._programs: dict[str, Compiled] = {}
+
+    @property
+    def program_names(self) -> list[str]:
+        """The programs that `compile` makes."""
+        return [*(bucket.name for bucket in self._buckets), _COUNTS]
+
+    def compile(self, store: ExecutableStore, on_done: Callable[[str], None]) -> None:
+        """Gets every program from the store, compiling what it lacks, and runs each once: then nothing compiles."""
+        lowers: dict[str, Callable[[], Any]] = {
+            bucket.name: partial(self._lower_step, bucket) for bucket in reversed(self._buckets)
+        }
+        lowers[_COUNTS] = self._lower_counts
+        self._programs = store.get_all(lowers, on_done)
+        for bucket in self._buckets:
+            self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
+        self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
+        jax.block_until_ready(self._state)
+
+    def dispatch(self, step: ScheduledStep) -> DispatchedStep:
+        """Starts the step; its results are copied to the host as soon as they are there."""
+        for start in step.starts:
+            self._slots.start(start)
+            self._start_counts(start)
+        requests = step.requests
+        bucket = smallest(
+            self._buckets,
+            num_tokens=step.num_tokens,
+            num_rows=len(requests),
+            has_chunks=any(request.num_tokens > 1 for request in requests),
+        )
+        buffer, constraints = self._slots.pack(requests, self._layouts[bucket])
+        outputs = self._run(bucket, buffer, self._put_constraints(constraints, bucket.num_rows))
+        params = [self._slots.params(request.slot) for request in requests]
+        return DispatchedStep(step, outputs, params)
+
+    def shutdown(self) -> None:
+        """Frees weights, cache and programs."""
+        for array in jax.tree.leaves((self._state, self._weights, self._no_constraints)):
+            array.delete()
+        self._programs = {}
+        self._weights = ()
+
+    def _run(self, bucket: Bucket, buffer: np.ndarray, constraints: Constraints) -> Any:
+        # The state is donated: keep no reference to the old one.
+        on_device = jax.device_put(buffer, self._everywhere)
+        outputs, self._state = self._programs[bucket.name](self._weights, self._state, on_device, constraints)
+        return outputs
+
+    def _lower_step(self, bucket: Bucket) -> Any:
+        layout = self._layouts[bucket]
+        program = self._make_program(layout)
+        buffer = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=self._everywhere)
+        arguments = (self._weights, self._state, buffer, self._no_constraints[bucket.num_rows])
+
+        def step(weights: Any, state: Any, buffer: Any, constraints: Any) -> Any:
+            return program(weights, state, buffer, constraints)
+
+        step.__name__ = bucket.name
+        outputs = (self._everywhere, jax.tree.map(lambda array: array.sharding, self._state))
+        return jax.jit(step, donate_argnums=1, out_shardings=outputs).lower(*arguments)
+
+    def _lower_counts(self) -> Any:
+        chunk = jax.ShapeDtypeStruct((_COUNTED_CHUNK,), np.int32, sharding=self._everywhere)
+        scalar = jax.ShapeDtypeStruct((2,), np.int32, sharding=self._everywhere)
+
+        def count(counts: jax.Array, slot_first: jax.Array, prompt: jax.Array, output: jax.Array) -> jax.Array:
+            return reset_counts(counts, slot_first[0], prompt, output, slot_first[1] != 0)
+
+        return jax.jit(count, donate_argnums=0, out_shardings=self._everywhere).lower(
+            self._state.counts, scalar, chunk, chunk
+        )
+
+    def _start_counts(self, start: SlotStart) -> None:
+        if has_penalties(start.sampling_params):
+            self._count_tokens(start.slot, start.prompt_token_ids, start.output_token_ids)
+
+    def _count_tokens(self, slot: int, prompt: np.ndarray, output: np.ndarray) -> None:
+        """Sets the slot's penalty counts, `_COUNTED_CHUNK` tokens of prompt and output at a time."""
+        counts = self._state.counts
+        for at in range(0, max(len(prompt), len(output), 1), _COUNTED_CHUNK):
+            pieces = (np.array([slot, at == 0], np.int32), _chunk(prompt, at), _chunk(output, at))
+            on_device = (jax.device_put(piece, self._everywhere) for piece in pieces)
+            counts = self._programs[_COUNTS](counts, *on_device)
+        self._state = self._state._replace(counts=counts)
+
+    def _put_constraints(self, host: HostConstraints, num_rows: int) -> Constraints:
+        constraints = self._no_constraints[num_rows]
+        if host.edits is not None:
+            ids, values = (jax.device_put(array, self._everywhere) for array in host.edits)
+            constraints = constraints._replace(edit_ids=ids, edit_values=values)
+        if host.bitmask is not None:
+            constraints = constraints._replace(bitmask=jax.device_put(host.bitmask, self._everywhere))
+        return constraints
+
+    def _unconstrained(self, rows: int) -> Constraints:
+        words = -(-self.vocab_size // 32)
+        return Constraints(
+            jax.device_put(np.full((rows, MAX_LOGIT_EDITS), -1, np.int32), self._everywhere),
+            jax.device_put(np.zeros((rows, MAX_LOGIT_EDITS), np.float32), self._everywhere),
+            jax.device_put(np.full((rows, words), 0xFFFFFFFF, np.uint32), self._everywhere),
+        )
+
+    def _initial_state(self, cache_shape: tuple[int, ...], num_layers: int) -> DeviceState:
+        sharding = shard(self._mesh, cache_shape, (None, None, "kv_heads", None))
+        zeros = partial(jnp.zeros, cache_shape, self.config.dtype, device=sharding)
+        caches = tuple(KVCache(zeros(), zeros()) for _ in range(num_layers))
+        slots = self.max_num_seqs + 1
+        return DeviceState(
+            caches,
+            jnp.zeros((slots,), jnp.int32, device=self._everywhere),
+            jnp.zeros((slots, self.vocab_size), jnp.int16, device=self._everywhere),
+        )
+
+
+_COUNTS = "counts"
+
+
+def _chunk(tokens: np.ndarray, start: int) -> np.ndarray:
+    """`_COUNTED_CHUNK` tokens from `start`, filled up with -1."""
+    chunk = np.full(_COUNTED_CHUNK, -1, np.int32)
+    piece = tokens[start : start + _COUNTED_CHUNK]
+    chunk[: len(piece)] = piece
+    return chunk

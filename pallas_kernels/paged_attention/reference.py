@@ -1,0 +1,45 @@
+"""The definition of paged attention, token by token in float64 NumPy. The judge of every other backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def paged_attention(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, keys: np.ndarray, values: np.ndarray, inputs: Any, *, spec: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Same contract as `api.paged_attention` on NumPy arrays; rows of padding tokens are zero."""
+    page_size, kv_heads, head_dim = keys.shape[1:]
+    keys, values = keys.astype(np.float64), values.astype(np.float64)
+    owners = _owners(inputs, len(query))
+    for token, row in enumerate(owners):
+        if row is not None:
+            page, offset = divmod(int(inputs.slot_mapping[token]), page_size)
+            keys[page, offset], values[page, offset] = key[token], value[token]
+    out = np.zeros(query.shape, np.float64)
+    for token, row in enumerate(owners):
+        if row is None:
+            continue
+        position = int(inputs.positions[token])
+        first = 0 if spec.window is None else max(0, position - spec.window + 1)
+        places = np.arange(first, position + 1)
+        pages, offsets = inputs.page_tables[row][places // page_size], places % page_size
+        scores = np.einsum("kgd,skd->kgs", query[token].astype(np.float64), keys[pages, offsets]) * spec.scale
+        if spec.soft_cap is not None:
+            scores = spec.soft_cap * np.tanh(scores / spec.soft_cap)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        out[token] = np.einsum("kgs,skd->kgd", weights, values[pages, offsets])
+    return out, keys, values
+
+
+def _owners(inputs: Any, num_tokens: int) -> list[int | None]:
+    """The row that each token belongs to; None for padding."""
+    owners: list[int | None] = [None] * num_tokens
+    for row in range(int(inputs.num_decodes)):
+        owners[row] = row
+    for row, start, count in np.asarray(inputs.tiles)[: int(inputs.num_tiles)]:
+        owners[start : start + count] = [int(row)] * int(count)
+    return owners

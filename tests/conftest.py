@@ -1,0 +1,46 @@
+"""Settings of the whole test run; they must be in the environment before anything imports jax."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+NUM_VIRTUAL_DEVICES = 4
+"""CPU devices that jax sees, enough for two- and four-way tensor parallelism."""
+
+STRICT_DTYPE_PROMOTION = False
+"""Whether mixing dtypes without a cast is an error in tests."""
+
+STRICT_RANK_PROMOTION = False
+"""Whether broadcasting arrays of different rank without a reshape is an error in tests."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if STRICT_DTYPE_PROMOTION:
+        os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+    if STRICT_RANK_PROMOTION:
+        os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+    # Tests must not reach for a hub, and tokenizers must not warn about forks.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Compiled programs are shared by the workers of a run and by later runs, apart from the user's own.
+    os.environ["JAXLLM_CACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "jaxllm")
+    if not _wants_gpu(config):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={NUM_VIRTUAL_DEVICES}".strip()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _wants_gpu(config):
+        return
+    skip = pytest.mark.skip(reason="runs on a GPU only: pytest -m gpu")
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(skip)
+
+
+def _wants_gpu(config: pytest.Config) -> bool:
+    """Whether this is `pytest -m gpu`, which leaves the choice of the platform to jax."""
+    return bool(config.getoption("markexpr") == "gpu")

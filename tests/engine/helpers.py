@@ -1,0 +1,285 @@
+"""A runner without a device, and builders of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from jaxllm.engine import Engine, EngineOutput, EngineRequest
+from jaxllm.steps import NO_TARGET, ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
+
+if TYPE_CHECKING:
+    from jaxllm.sampling_params import SamplingParams
+
+VOCAB_SIZE = 50
+EOS = 0
+NOTHING = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """The fields of SamplingParams that the engine reads."""
+
+    max_tokens: int = 8
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    skip_reading_prefix_cache: bool | None = None
+
+
+def make_request(
+    request_id: str,
+    prompt_token_ids: Sequence[int],
+    *,
+    eos_token_ids: tuple[int, ...] = (),
+    seed: int = 0,
+    priority: int = 0,
+    arrival_time: float = 0.0,
+    cache_salt: str | None = None,
+    bad_word_ids: tuple[tuple[int, ...], ...] = (),
+    params: Params | None = None,
+    max_tokens: int = 8,
+) -> EngineRequest:
+    return EngineRequest(
+        request_id=request_id,
+        prompt_token_ids=prompt_token_ids,
+        sampling_params=cast("SamplingParams", params or Params(max_tokens=max_tokens)),
+        eos_token_ids=eos_token_ids,
+        seed=seed,
+        priority=priority,
+        arrival_time=arrival_time,
+        cache_salt=cache_salt,
+        bad_word_ids=bad_word_ids,
+    )
+
+
+def mix(state: int, token_id: int) -> int:
+    """The state of a sequence after one more token; it depends on all tokens so far, as KV entries do."""
+    return ((state ^ (token_id + 1)) * 0x9E3779B97F4A7C15 + 0x1234567) % (1 << 61)
+
+
+def draw(state: int, seed: int, banned: frozenset[int]) -> int:
+    """The next token of a sequence in this state."""
+    value = mix(state, seed)
+    while (value >> 20) % VOCAB_SIZE in banned:
+        value = mix(value, 1)
+    return (value >> 20) % VOCAB_SIZE
+
+
+def stop_ids(request: EngineRequest) -> frozenset[int]:
+    params = request.sampling_params
+    return frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else request.eos_token_ids)
+
+
+def expected_tokens(request: EngineRequest, max_model_len: int) -> list[int]:
+    """What the request must generate, computed without an engine."""
+    params = request.sampling_params
+    assert params.max_tokens is not None
+    state = 0
+    for token_id in request.prompt_token_ids:
+        state = mix(state, int(token_id))
+    outputs: list[int] = []
+    stops = stop_ids(request)
+    while len(outputs) < min(params.max_tokens, max_model_len - len(request.prompt_token_ids)):
+        banned = stops if len(outputs) < params.min_tokens else frozenset()
+        outputs.append(draw(state, request.seed, banned))
+        if outputs[-1] in stops:
+            break
+        state = mix(state, outputs[-1])
+    return outputs
+
+
+def token_logprobs(token_id: int) -> TokenLogprobs:
+    return TokenLogprobs(
+        token_id=token_id,
+        logprob=-float(token_id),
+        rank=1,
+        top_token_ids=np.array([token_id], np.int32),
+        top_logprobs=np.array([-token_id], np.float32),
+    )
+
+
+@dataclass
+class Slot:
+    """What the device knows about the request in a slot."""
+
+    start: SlotStart
+    history: list[int]
+    """Prompt and outputs, every drawn token included."""
+    request_id: str | None = None
+
+
+@dataclass
+class FakeHandle:
+    runner: FakeRunner
+    step_id: int
+
+    def is_ready(self) -> bool:
+        return self.step_id in self.runner.results
+
+    def result(self) -> StepResult:
+        return self.runner.run_until(self.step_id)
+
+
+@dataclass
+class FakeRunner:
+    """Runs steps in order, and late, over pages that remember what was written into them.
+
+    An entry holds the state of the whole sequence up to its token. Every step checks that the pages of each request
+    hold exactly what the request's tokens would have written, so pages shared or reused wrongly are found.
+    """
+
+    num_pages: int = 33
+    page_size: int = 4
+    max_model_len: int = 64
+    max_num_seqs: int = 4
+    max_num_batched_tokens: int = 32
+    vocab_size: int = VOCAB_SIZE
+    steps: list[ScheduledStep] = field(default_factory=list)
+    results: dict[int, StepResult] = field(default_factory=dict)
+    is_shut_down: bool = False
+
+    def __post_init__(self) -> None:
+        self.entries = np.full((self.num_pages, self.page_size), NOTHING, np.int64)
+        self.slots: dict[int, Slot] = {}
+        self.pending: list[ScheduledStep] = []
+
+    def dispatch(self, step: ScheduledStep) -> FakeHandle:
+        self._check_limits(step)
+        self.steps.append(step)
+        self.pending.append(step)
+        return FakeHandle(self, step.step_id)
+
+    def shutdown(self) -> None:
+        self.is_shut_down = True
+
+    def run_until(self, step_id: int) -> StepResult:
+        while step_id not in self.results:
+            step = self.pending.pop(0)
+            self.results[step.step_id] = self._run(step)
+        return self.results[step_id]
+
+    def _check_limits(self, step: ScheduledStep) -> None:
+        assert 0 < step.num_tokens <= self.max_num_batched_tokens
+        assert len(step.requests) <= self.max_num_seqs
+        assert all(request.num_tokens >= 1 for request in step.requests)
+        singles = [request.num_tokens == 1 for request in step.requests]
+        assert singles == sorted(singles, reverse=True), "single tokens come first"
+        slots = [request.slot for request in step.requests]
+        assert len(set(slots)) == len(slots)
+        assert all(0 <= slot < self.max_num_seqs for slot in slots)
+        assert {start.slot for start in step.starts} <= set(slots)
+
+    def _run(self, step: ScheduledStep) -> StepResult:
+        for start in step.starts:
+            self.slots[start.slot] = Slot(start, [*start.prompt_token_ids.tolist(), *start.output_token_ids.tolist()])
+        # All reads come before all writes: a step must not rely on what it computes itself.
+        states = [self._check_request(request) for request in step.requests]
+        written: set[tuple[int, int]] = set()
+        for request, before in zip(step.requests, states, strict=True):
+            self._write(request, before, written)
+        return self._draw(step)
+
+    def _check_request(self, request: ScheduledRequest) -> int:
+        """Checks the message and the pages; returns the state after the computed tokens."""
+        slot = self.slots[request.slot]
+        slot.request_id = slot.request_id or request.request_id
+        assert slot.request_id == request.request_id, "the slot belongs to another request"
+        start, end = request.num_computed_tokens, request.num_computed_tokens + request.num_tokens
+        tokens = slot.history[start:end]
+        assert len(tokens) == request.num_tokens, "more tokens than exist"
+        if request.token_ids is None:
+            assert start == len(slot.history) - 1
+        else:
+            assert request.token_ids.tolist() == tokens
+        assert request.samples == (end == len(slot.history))
+        assert request.num_output_tokens == len(slot.history) - len(slot.start.prompt_token_ids)
+        if request.recent_token_ids is not None:
+            assert request.recent_token_ids.tolist() == slot.history[-len(request.recent_token_ids) :]
+        assert 0 not in request.page_ids
+        assert len(request.page_ids) * self.page_size >= end
+        return self._check_entries(request, slot.history)
+
+    def _check_entries(self, request: ScheduledRequest, history: list[int]) -> int:
+        state = 0
+        entries = self.entries[request.page_ids].reshape(-1)[: request.num_computed_tokens]
+        for token_id, entry in zip(history, entries.tolist(), strict=False):
+            state = mix(state, token_id)
+            assert entry == state, f"a page of {request.request_id} holds something else than its tokens"
+        return state
+
+    def _write(self, request: ScheduledRequest, state: int, written: set[tuple[int, int]]) -> None:
+        history = self.slots[request.slot].history
+        for position in range(request.num_computed_tokens, request.num_computed_tokens + request.num_tokens):
+            state = mix(state, history[position])
+            place = (int(request.page_ids[position // self.page_size]), position % self.page_size)
+            assert place not in written, "two requests write the same place"
+            written.add(place)
+            self.entries[place] = state
+
+    def _draw(self, step: ScheduledStep) -> StepResult:
+        result = StepResult(step_id=step.step_id, token_ids={})
+        for request in step.requests:
+            slot = self.slots[request.slot]
+            if request.prompt_logprob_targets is not None:
+                targets = [target for target in request.prompt_logprob_targets.tolist() if target != NO_TARGET]
+                result.prompt_logprobs[request.request_id] = [token_logprobs(target) for target in targets]
+            if not request.samples:
+                continue
+            last = len(slot.history) - 1
+            state = int(self.entries[request.page_ids[last // self.page_size], last % self.page_size])
+            is_banned = request.num_output_tokens < slot.start.sampling_params.min_tokens
+            banned = frozenset(slot.start.stop_token_ids) if is_banned else frozenset()
+            token_id = draw(state, slot.start.seed, banned)
+            slot.history.append(token_id)
+            result.token_ids[request.request_id] = token_id
+            if slot.start.sampling_params.logprobs is not None:
+                result.logprobs[request.request_id] = token_logprobs(token_id)
+        return result
+
+
+@dataclass
+class Collected:
+    """All outputs of one request."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprob_ids: list[int] = field(default_factory=list)
+    prompt_logprob_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: int | None = None
+    num_cached_tokens: int = 0
+
+
+def collect(collected: dict[str, Collected], outputs: list[EngineOutput]) -> None:
+    for output in outputs:
+        entry = collected.setdefault(output.request_id, Collected())
+        assert entry.finish_reason is None, "output after the end"
+        entry.token_ids += output.new_token_ids
+        entry.logprob_ids += [item.token_id for item in output.new_logprobs]
+        entry.prompt_logprob_ids += [item.token_id for item in output.new_prompt_logprobs]
+        entry.finish_reason = output.finish_reason
+        entry.stop_reason = output.stop_reason
+        entry.num_cached_tokens = output.num_cached_tokens
+
+
+def run_all(engine: Engine, requests: Sequence[EngineRequest] = ()) -> dict[str, Collected]:
+    """Adds the requests and steps until none is left."""
+    collected: dict[str, Collected] = {}
+    for request in requests:
+        engine.add_request(request)
+    while engine.has_unfinished_requests():
+        collect(collected, engine.step())
+    return collected
+
+
+def rows(step: ScheduledStep) -> list[tuple[str, int, int, list[int]]]:
+    """Request id, first token, number of tokens and pages of each row."""
+    return [
+        (request.request_id, request.num_computed_tokens, request.num_tokens, request.page_ids.tolist())
+        for request in step.requests
+    ]

@@ -1,0 +1,169 @@
+"""Random requests, aborts and pools: nothing leaks, nothing is shared wrongly, everything finishes as it should.
+
+The FakeRunner checks the budget, the slots and the content of all pages in every step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from jaxllm.engine import Engine, EngineRequest
+from tests.engine.helpers import Collected, FakeRunner, Params, collect, expected_tokens, make_request
+
+MAX_MODEL_LEN = 20
+SHARED_PROMPT = [7, 7, 8, 9, 7, 7, 8, 9, 1, 2, 3, 4]
+MAX_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Add:
+    request: EngineRequest
+
+
+@dataclass(frozen=True)
+class End:
+    index: int
+    """Which of the requests added so far."""
+    by_stop_string: bool
+
+
+@dataclass(frozen=True)
+class Steps:
+    count: int
+
+
+@st.composite
+def params(draw: st.DrawFn) -> Params:
+    max_tokens = draw(st.integers(1, 14))
+    return Params(
+        max_tokens=max_tokens,
+        min_tokens=draw(st.integers(0, max_tokens)),
+        ignore_eos=draw(st.booleans()),
+        stop_token_ids=draw(st.sampled_from([(), (3,), (3, 11, 12, 13)])),
+        logprobs=draw(st.sampled_from([None, None, 1])),
+        prompt_logprobs=draw(st.sampled_from([None, None, None, 0])),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> EngineRequest:
+    prompt = SHARED_PROMPT[: draw(st.integers(0, 12))] + draw(st.lists(st.integers(1, 3), min_size=1, max_size=7))
+    return make_request(
+        "unnamed",
+        prompt,
+        params=draw(params()),
+        eos_token_ids=draw(st.sampled_from([(), (5,), (5, 6, 20, 30, 40)])),
+        seed=draw(st.integers(0, 2)),
+        priority=draw(st.integers(0, 2)),
+        cache_salt=draw(st.sampled_from([None, None, None, "salt"])),
+        bad_word_ids=draw(st.sampled_from([(), (), ((1,),), ((1, 2, 3),)])),
+    )
+
+
+ends = st.builds(End, st.integers(0, 30), st.booleans())
+actions = st.lists(
+    st.one_of(st.builds(Add, requests()), st.builds(Add, requests()), ends, st.builds(Steps, st.integers(1, 6))),
+    min_size=4,
+    max_size=24,
+)
+
+
+@st.composite
+def runners(draw: st.DrawFn) -> FakeRunner:
+    page_size = draw(st.sampled_from([1, 2, 4]))
+    return FakeRunner(
+        page_size=page_size,
+        num_pages=1 + MAX_MODEL_LEN // page_size + draw(st.integers(0, 8)),
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=draw(st.integers(1, 6)),
+        max_num_batched_tokens=draw(st.integers(1, 24)),
+    )
+
+
+def check_books(engine: Engine) -> None:
+    """Every page and slot is accounted for, and pages are shared only through the prefix cache."""
+    scheduler, tables = engine._scheduler, engine._page_tables
+    holders: Counter[int] = Counter()
+    for request in scheduler.running:
+        pages = request.page_ids.tolist()
+        assert len(set(pages)) == len(pages)
+        holders.update(pages)
+    pool = tables.pool
+    references = {page_id: pool.num_references(page_id) for page_id in range(pool.num_pages)}
+    assert {page_id: count for page_id, count in references.items() if count > 0} == holders
+    assert sorted([*pool.free_page_ids, *holders]) == list(range(1, pool.num_pages))
+    shared = [page_id for page_id, count in holders.items() if count > 1]
+    assert all(tables.prefix_cache is not None and tables.prefix_cache.holds_page(page_id) for page_id in shared)
+    slots = [request.slot for request in scheduler.running if request.slot is not None]
+    assert sorted([*scheduler._free_slots, *slots]) == list(range(engine._runner.max_num_seqs))
+    assert len(scheduler.running) + len(scheduler.waiting) == len(engine._requests)
+
+
+def check_outputs(request: EngineRequest, entry: Collected, *, was_ended: bool) -> None:
+    expected = expected_tokens(request, MAX_MODEL_LEN)
+    if was_ended and entry.finish_reason is None:
+        assert entry.token_ids == expected[: len(entry.token_ids)]
+        return
+    assert entry.token_ids == expected
+    assert entry.logprob_ids == (expected if request.sampling_params.logprobs is not None else [])
+    wants_prompt = request.sampling_params.prompt_logprobs is not None
+    assert entry.prompt_logprob_ids == (list(request.prompt_token_ids[1:]) if wants_prompt else [])
+    assert entry.finish_reason in ("stop", "length")
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    runner=runners(),
+    actions=actions,
+    policy=st.sampled_from(["fcfs", "priority"]),
+    enable_prefix_caching=st.booleans(),
+    chunk_size=st.sampled_from([None, None, 1, 3]),
+)
+def test_random_lives_of_an_engine(
+    runner: FakeRunner,
+    actions: list[Add | End | Steps],
+    policy: str,
+    enable_prefix_caching: bool,
+    chunk_size: int | None,
+) -> None:
+    engine = Engine(
+        runner, scheduling_policy=policy, enable_prefix_caching=enable_prefix_caching, chunk_size=chunk_size
+    )
+    added: list[EngineRequest] = []
+    ended: set[str] = set()
+    collected: dict[str, Collected] = {}
+    for action in actions:
+        match action:
+            case Add(request):
+                added.append(replace(request, request_id=f"r{len(added)}"))
+                engine.add_request(added[-1])
+            case End(index, by_stop_string) if index < len(added):
+                request_id = added[index].request_id
+                ended.add(request_id)
+                engine.finish(request_id) if by_stop_string else engine.abort([request_id])
+            case Steps(count):
+                for _ in range(count):
+                    collect(collected, engine.step())
+                    check_books(engine)
+        check_books(engine)
+
+    num_steps = 0
+    while engine.has_unfinished_requests():
+        collect(collected, engine.step())
+        check_books(engine)
+        num_steps += 1
+        assert num_steps < MAX_STEPS, "the engine goes round in circles"
+
+    for request in added:
+        entry = collected.get(request.request_id, Collected())
+        check_outputs(request, entry, was_ended=request.request_id in ended)
+    metrics = engine.metrics()
+    assert (metrics.num_running, metrics.num_waiting, metrics.kv_cache_usage) == (0, 0, 0)
+    assert sum(metrics.finished_by_reason.values()) == len(added)
+    assert engine.step() == []
+    event(f"preemptions: {min(metrics.num_preemptions, 3)}")
+    event(f"cache hits: {metrics.prefix_cache_hits > 0}")
