@@ -35,7 +35,8 @@ from jaxllm.runner.executables import ExecutableStore, program_key
 from jaxllm.runner.memory import free_bytes, size_cache
 from jaxllm.runner.runner import ModelRunner, RunnerConfig
 from jaxllm.runner.sharding import make_mesh, shard
-from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
+from jaxllm.text.load_tokenizer import load_tokenizer
+from jaxllm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
