@@ -118,10 +118,7 @@ def test_large_vocabulary_draws_follow_the_distribution():
     params = Params(temperature=0.8, top_k=50, top_p=0.95)
     rows = [dataclasses.replace(params, seed=seed) for seed in range(64)]
     drawn = np.concatenate(
-        [
-            run_sample(logits, [dataclasses.replace(row, position=call) for row in rows]).token_ids
-            for call in range(16)
-        ]
+        [run_sample(logits, [dataclasses.replace(row, position=call) for row in rows]).token_ids for call in range(16)]
     )
     assert_follows(drawn, probabilities_of_top(logits, params))
 
@@ -236,7 +233,7 @@ def test_exactly_the_tokens_of_a_sorted_reference_can_be_drawn(values, temperatu
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
-        edits={token: -np.inf for token in banned},
+        edits=dict.fromkeys(banned, -np.inf),
     )
     chances = probabilities(logits, params)
     assume(not is_near_a_boundary(logits, params))
