@@ -23,7 +23,13 @@ from jaxllm.log import set_up_logging
 from jaxllm.models.attention import HeadLayout
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.loading.cache import cache_directory
-from jaxllm.models.loading.checkpoint import open_checkpoint, read_generation_config, read_hf_config
+from jaxllm.models.loading.checkpoint import (
+    Checkpoint,
+    RenamedCheckpoint,
+    open_checkpoint,
+    read_generation_config,
+    read_hf_config,
+)
 from jaxllm.models.loading.load import WeightTarget, dummy_weights, load_weights
 from jaxllm.models.loading.orbax import load_orbax, save_orbax
 from jaxllm.models.loading.source import ModelSource, resolve_model
@@ -271,11 +277,18 @@ def _load(
         raise ValidationError(
             f"load_format='orbax' needs a directory that save_orbax wrote, got {source.path}", parameter="load_format"
         )
-    checkpoint = open_checkpoint(source, load_format=config.load_format)
+    checkpoint = _with_model_prefix(open_checkpoint(source, load_format=config.load_format))
     ignored = ("lm_head.weight",) if model_config.tie_word_embeddings else ()
     total = sum(target.num_bytes for target in targets)
     with _bar(config, "Loading weights", total, "B") as advance:
         return load_weights(checkpoint, targets, ignored=ignored, progress=advance)
+
+
+def _with_model_prefix(checkpoint: Checkpoint) -> Checkpoint:
+    """Some checkpoints were saved from the bare model: their names lack the leading `model.`."""
+    if any(name.startswith("model.") for name in checkpoint.names()):
+        return checkpoint
+    return RenamedCheckpoint(checkpoint, lambda name: name if name.startswith("lm_head.") else f"model.{name}")
 
 
 def _check_length(longest: int, model_config: ModelConfig) -> None:
