@@ -152,7 +152,8 @@ def rope_tables(
 ) -> tuple[Float[Array, "tokens half"], Float[Array, "tokens half"]]:
     """(cosines, sines) of the tokens' angles, float32."""
     angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config, head_dim))[None]
-    return jnp.cos(angles), jnp.sin(angles)
+    # Behind a barrier, else XLA would compute cosines again in every layer and head that reads them.
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
 
 
 def apply_rope(
