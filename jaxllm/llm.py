@@ -227,17 +227,6 @@ class JaxLLM:
             raise ValidationError("there is no tokenizer: skip_tokenizer_init must be False", parameter="tokenizer")
         return self._built.tokenizer.hf
 
-    @property
-    def vocab_size(self) -> int:
-        """Every token id is below this."""
-        return self._built.model_config.vocab_size
-
-    @property
-    def startup_seconds(self) -> dict[str, float]:
-        """What the phases of the start took: config, weights, compile."""
-        times = self._built.startup_times
-        return {"config": times.config, "weights": times.weights, "compile": times.compile}
-
     def get_default_sampling_params(self) -> SamplingParams:
         """What a call without `sampling_params` uses; `clone` it to change values."""
         return self._default_sampling_params
