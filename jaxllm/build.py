@@ -23,7 +23,13 @@ from jaxllm.log import set_up_logging
 from jaxllm.models.attention import HeadLayout
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.loading.cache import cache_directory
-from jaxllm.models.loading.checkpoint import open_checkpoint, read_generation_config, read_hf_config
+from jaxllm.models.loading.checkpoint import (
+    Checkpoint,
+    RenamedCheckpoint,
+    open_checkpoint,
+    read_generation_config,
+    read_hf_config,
+)
 from jaxllm.models.loading.load import WeightTarget, dummy_weights, load_weights
 from jaxllm.models.loading.orbax import load_orbax, save_orbax
 from jaxllm.models.loading.source import ModelSource, resolve_model
@@ -35,7 +41,8 @@ from jaxllm.runner.executables import ExecutableStore, program_key
 from jaxllm.runner.memory import free_bytes, size_cache
 from jaxllm.runner.runner import ModelRunner, RunnerConfig
 from jaxllm.runner.sharding import make_mesh, shard
-from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
+from jaxllm.text.load_tokenizer import load_tokenizer
+from jaxllm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +109,12 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     configured = time.perf_counter()
     logger.info(
         "%s: %s on %d %s device(s) (%s), %s",
-        config.model, model_config.architecture, mesh.size, platform, mesh.devices.flat[0].device_kind, dtype,
+        config.model,
+        model_config.architecture,
+        mesh.size,
+        platform,
+        mesh.devices.flat[0].device_kind,
+        dtype,
     )
 
     graphdef, infos, treedef = describe(build_model(model_config, mesh))
@@ -120,7 +132,10 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     reserved = 4 * (3 * limits.max_num_seqs * model_config.vocab_size)
     reserved += 8 * limits.max_num_batched_tokens * (model_config.hidden_size + model_config.intermediate_size)
     free = free_bytes(
-        config, list(mesh.devices.flat), sequence_bytes=(longest + 2 * config.page_size) * token_bytes, reserved=reserved
+        config,
+        list(mesh.devices.flat),
+        sequence_bytes=(longest + 2 * config.page_size) * token_bytes,
+        reserved=reserved,
     )
     cache = size_cache(
         config,
@@ -153,8 +168,12 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     )
     logger.info(
         "KV cache: %s tokens in %d pages of %d, %.2f GiB; up to %d sequences of %d tokens",
-        f"{(cache.num_pages - 1) * config.page_size:,}", cache.num_pages, config.page_size,
-        cache.num_pages * config.page_size * token_bytes / 2**30, limits.max_num_seqs, cache.max_model_len,
+        f"{(cache.num_pages - 1) * config.page_size:,}",
+        cache.num_pages,
+        config.page_size,
+        cache.num_pages * config.page_size * token_bytes / 2**30,
+        limits.max_num_seqs,
+        cache.max_model_len,
     )
     store = _store(config, model_config, runner_config, mesh)
     with _bar(config, "Compiling programs", len(runner.program_names), "program") as advance:
@@ -169,8 +188,12 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     )
     logger.info(
         "Ready in %.1f s: config and tokenizer %.1f, weights %.1f, programs %.1f (%d compiled, %d from cache)",
-        times.total, times.config, times.weights, times.compile,
-        store.num_compiled, len(runner.program_names) - store.num_compiled,
+        times.total,
+        times.config,
+        times.weights,
+        times.compile,
+        store.num_compiled,
+        len(runner.program_names) - store.num_compiled,
     )
     engine = Engine(
         runner,
@@ -254,11 +277,18 @@ def _load(
         raise ValidationError(
             f"load_format='orbax' needs a directory that save_orbax wrote, got {source.path}", parameter="load_format"
         )
-    checkpoint = open_checkpoint(source, load_format=config.load_format)
+    checkpoint = _with_model_prefix(open_checkpoint(source, load_format=config.load_format))
     ignored = ("lm_head.weight",) if model_config.tie_word_embeddings else ()
     total = sum(target.num_bytes for target in targets)
     with _bar(config, "Loading weights", total, "B") as advance:
         return load_weights(checkpoint, targets, ignored=ignored, progress=advance)
+
+
+def _with_model_prefix(checkpoint: Checkpoint) -> Checkpoint:
+    """Some checkpoints were saved from the bare model: their names lack the leading `model.`."""
+    if any(name.startswith("model.") for name in checkpoint.names()):
+        return checkpoint
+    return RenamedCheckpoint(checkpoint, lambda name: name if name.startswith("lm_head.") else f"model.{name}")
 
 
 def _check_length(longest: int, model_config: ModelConfig) -> None:
@@ -269,9 +299,7 @@ def _check_length(longest: int, model_config: ModelConfig) -> None:
         )
 
 
-def _store(
-    config: EngineConfig, model_config: ModelConfig, runner_config: RunnerConfig, mesh: Mesh
-) -> ExecutableStore:
+def _store(config: EngineConfig, model_config: ModelConfig, runner_config: RunnerConfig, mesh: Mesh) -> ExecutableStore:
     directory = Path(config.compilation_cache_dir or cache_directory() / "programs").expanduser()
     devices = list(mesh.devices.flat)
     kinds = [(device.platform, device.device_kind, device.id) for device in devices]

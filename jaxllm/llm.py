@@ -208,7 +208,7 @@ class JaxLLM:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids that the model takes."""
+        """Every token id is below this."""
         return self._built.model_config.vocab_size
 
     @property
@@ -217,9 +217,10 @@ class JaxLLM:
         return self._built.model_config.max_model_len
 
     @property
-    def startup_seconds(self) -> Mapping[str, float]:
-        """How long each phase of the start took."""
-        return self._built.startup_seconds
+    def startup_seconds(self) -> dict[str, float]:
+        """What the phases of the start took: config, weights, compile."""
+        times = self._built.startup_times
+        return {"config": times.config, "weights": times.weights, "compile": times.compile}
 
     def get_tokenizer(self) -> Any:
         """The Hugging Face tokenizer."""

@@ -73,6 +73,8 @@ class ModelConfig:
     """Width of the token embedding; differs from hidden_size in OPT-350m."""
     norm_before: bool
     """Pre-layer-norm (True) or post-layer-norm blocks (OPT-350m)."""
+    norm_affine: bool
+    """Whether layer norms have weights (false in a few OPT checkpoints)."""
     eos_token_ids: tuple[int, ...]
 
     @classmethod
@@ -126,6 +128,7 @@ def _read(cls: type[ModelConfig], architecture: str, hf: Mapping[str, Any]) -> M
         dtype=str(hf.get("dtype") or hf.get("torch_dtype") or "float32").removeprefix("torch."),
         word_embedding_size=hf.get("word_embed_proj_dim") or hidden_size,
         norm_before=bool(hf.get("do_layer_norm_before", True)),
+        norm_affine=bool(hf.get("layer_norm_elementwise_affine", True)),
         eos_token_ids=_ids(hf.get("eos_token_id")),
     )
 

@@ -49,19 +49,20 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm with bias, in float32."""
+    """Layer norm in float32, with weight and bias if `affine`."""
 
-    def __init__(self, size: int, eps: float, source: str) -> None:
-        self.weight = parameter((size,), (None,), f"{source}.weight")
-        self.bias = parameter((size,), (None,), f"{source}.bias")
+    def __init__(self, size: int, eps: float, source: str, *, affine: bool = True) -> None:
+        self.weight = parameter((size,), (None,), f"{source}.weight") if affine else None
+        self.bias = parameter((size,), (None,), f"{source}.bias") if affine else None
         self.eps = eps
 
     def __call__(self, x: Float[Array, "tokens size"]) -> Float[Array, "tokens size"]:
         x32 = x.astype(jnp.float32)
         centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
-        weight, bias = self.weight[...].astype(jnp.float32), self.bias[...].astype(jnp.float32)
-        return (centred * scale * weight[None] + bias[None]).astype(x.dtype)
+        normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        if self.weight is not None and self.bias is not None:
+            normed = normed * self.weight[...].astype(jnp.float32)[None] + self.bias[...].astype(jnp.float32)[None]
+        return normed.astype(x.dtype)
 
 
 class Linear(nnx.Module):

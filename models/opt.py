@@ -26,9 +26,11 @@ class OPTLayer(nnx.Module):
         hidden, size = config.hidden_size, config.intermediate_size
         self.norm_before = config.norm_before
         self.activation = config.activation
-        self.attention_norm = LayerNorm(hidden, config.norm_eps, f"{prefix}.self_attn_layer_norm")
+        self.attention_norm = LayerNorm(
+            hidden, config.norm_eps, f"{prefix}.self_attn_layer_norm", affine=config.norm_affine
+        )
         self.attention = Attention(config, layer, f"{prefix}.self_attn", mesh=mesh, output="out_proj")
-        self.mlp_norm = LayerNorm(hidden, config.norm_eps, f"{prefix}.final_layer_norm")
+        self.mlp_norm = LayerNorm(hidden, config.norm_eps, f"{prefix}.final_layer_norm", affine=config.norm_affine)
         self.up = Linear(size, hidden, f"{prefix}.fc1", axes=("ffn", None), bias=config.mlp_bias)
         self.down = Linear(hidden, size, f"{prefix}.fc2", axes=(None, "ffn"), bias=config.mlp_bias)
 
@@ -57,7 +59,11 @@ class OPT(nnx.Module):
         self.project_in = Linear(hidden, width, f"{prefix}.project_in", axes=(None, None)) if narrow else None
         self.project_out = Linear(width, hidden, f"{prefix}.project_out", axes=(None, None)) if narrow else None
         self.layers = nnx.List([OPTLayer(config, layer, mesh) for layer in range(config.num_layers)])
-        self.norm = LayerNorm(hidden, config.norm_eps, f"{prefix}.final_layer_norm") if config.norm_before else None
+        self.norm = (
+            LayerNorm(hidden, config.norm_eps, f"{prefix}.final_layer_norm", affine=config.norm_affine)
+            if config.norm_before
+            else None
+        )
         self.head = (
             None if config.tie_word_embeddings else Linear(config.vocab_size, width, "lm_head", axes=("vocab", None))
         )

@@ -1,4 +1,4 @@
-"""What becomes of each SamplingParams field, and the tests that prove it. `python -m tests.sampling_fields` prints it."""
+"""The fate of each SamplingParams field, and the tests that prove it; printed by `python -m tests.sampling_fields`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _STREAM = "tests/test_llm_stream.py::"
 _PARAMS = "tests/test_sampling_params.py::"
 _ENGINE = "tests/engine/test_engine.py::"
 _DRAW = "tests/runner/test_sampler_distribution.py::"
+_EDITED = "tests/test_llm_tiny_model.py::test_draws_the_likeliest_token_after_the_edits"
 _FILTERED = _DRAW + "test_draws_follow_the_filtered_distribution"
 
 
@@ -42,11 +43,11 @@ FIELDS: dict[str, Field] = {
     "top_k": _applied(_FILTERED),
     "top_p": _applied(_FILTERED),
     "min_p": _applied(_FILTERED),
-    "presence_penalty": _applied(),
-    "frequency_penalty": _applied(),
-    "repetition_penalty": _applied(),
-    "logit_bias": _applied(),
-    "allowed_token_ids": _applied(),
+    "presence_penalty": _applied(_EDITED),
+    "frequency_penalty": _applied(_EDITED),
+    "repetition_penalty": _applied(_EDITED),
+    "logit_bias": _applied(_EDITED),
+    "allowed_token_ids": _applied(_EDITED),
     "bad_words": _applied(_GENERATE + "test_bad_words_reach_the_engine_tokenised"),
     "seed": _applied(
         _GENERATE + "test_several_completions_are_ordered_and_draw_apart",

@@ -2,7 +2,7 @@
 
 The tokens that min_p and top_k leave are those at or above one logit, the floor. top_p leaves the nucleus: every
 token whose strictly likelier tokens have less than top_p of the mass Z at or above the floor (the token that crosses
-top_p is in, and so are all its equals). A draw goes in rounds. The candidates of the first round are all tokens at or above the
+top_p is in, and so are all its equals). A draw goes in rounds. Candidates of the first are all tokens at or above the
 floor. A round draws a candidate with a chance proportional to its mass. If it lies in the nucleus it is the result.
 If not, neither does anything at or below it: the candidates of the next round are the tokens strictly above.
 
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxllm.runner.vocabulary import group_windows, lowest_within, reduce_groups, top_tokens
 
@@ -31,44 +32,48 @@ SORTED_TOP_K = 64
 
 
 class DrawInputs(NamedTuple):
-    """What a draw depends on; every array is [rows]."""
+    """What a draw depends on besides the logits."""
 
-    temperature: jax.Array
-    """float32, > 0."""
-    min_p: jax.Array
-    """float32, 0 leaves every token."""
-    top_k: jax.Array
-    """int32, 0 leaves every token."""
-    top_p: jax.Array
-    """float32, 1 leaves every token."""
-    keys: jax.Array
+    temperature: Float[Array, " rows"]
+    """Above 0."""
+    min_p: Float[Array, " rows"]
+    """0 leaves every token."""
+    top_k: Int[Array, " rows"]
+    """0 leaves every token."""
+    top_p: Float[Array, " rows"]
+    """1 leaves every token."""
+    keys: Key[Array, " rows"]
     """Typed threefry keys; round i of a row uses the two words of fold_in(key, i)."""
 
 
 class _Round(NamedTuple):
-    index: jax.Array  # []
-    pending: jax.Array  # bool [rows]: token_ids is not known to be in the nucleus
-    pivot: jax.Array  # float32 [rows]: the logit of token_ids, candidates lie strictly above
-    limit: jax.Array  # float32 [rows]: top_p * Z
-    token_ids: jax.Array  # int32 [rows]
+    number: Int[Array, ""]
+    pending: Bool[Array, " rows"]  # token_ids is not known to be in the nucleus
+    pivot: Float[Array, " rows"]  # the logit of token_ids; candidates lie strictly above
+    limit: Float[Array, " rows"]  # top_p * Z
+    token_ids: Int[Array, " rows"]
 
 
 def draw(
-    logits: jax.Array, maximum: jax.Array, inputs: DrawInputs, initial_ids: jax.Array, wanted: jax.Array
-) -> jax.Array:
-    """Draws a token id for each `wanted` row of float32 [rows, vocab]; the other rows keep `initial_ids`."""
+    logits: Float[Array, "rows vocab"],
+    maximum: Float[Array, " rows"],
+    inputs: DrawInputs,
+    initial_ids: Int[Array, " rows"],
+    wanted: Bool[Array, " rows"],
+) -> Int[Array, " rows"]:
+    """Draws a token id for each `wanted` row of float32 logits; the other rows keep `initial_ids`."""
     floor = filter_floor(logits, maximum, inputs, wanted)
 
     def play(state: _Round) -> _Round:
         sums = _group_masses(logits, maximum, inputs.temperature, floor, state.pivot)
         mass = sums.sum(axis=-1)
-        is_first = state.index == 0
+        is_first = state.number == 0
         limit = jnp.where(is_first, _nucleus_limit(inputs.top_p, mass), state.limit)
         # Written so that NaN ends the row.
         rejected = state.pending & (is_first | (mass >= limit))
         drawn, value = _draw_candidate(logits, maximum, inputs, floor, state, sums)
         return _Round(
-            index=state.index + 1,
+            number=state.number + 1,
             pending=rejected & (inputs.top_p < 1),
             pivot=jnp.where(rejected, value, state.pivot),
             limit=limit,
@@ -79,23 +84,28 @@ def draw(
     return lax.while_loop(lambda state: state.pending.any(), play, start).token_ids
 
 
-def filter_floor(logits: jax.Array, maximum: jax.Array, inputs: DrawInputs, wanted: jax.Array) -> jax.Array:
-    """The lowest logit [rows] that min_p and top_k leave in the `wanted` rows of float32 [rows, vocab]."""
+def filter_floor(
+    logits: Float[Array, "rows vocab"],
+    maximum: Float[Array, " rows"],
+    inputs: DrawInputs,
+    wanted: Bool[Array, " rows"],
+) -> Float[Array, " rows"]:
+    """The lowest logit that min_p and top_k leave in each `wanted` row."""
     vocab_size = logits.shape[-1]
     floor = maximum + inputs.temperature * jnp.log(inputs.min_p)
     limits_count = wanted & (inputs.top_k > 0) & (inputs.top_k < vocab_size)
     top_k = jnp.where(limits_count, inputs.top_k, 1)
     sortable = min(SORTED_TOP_K, vocab_size)
 
-    def sort_best() -> jax.Array:
+    def sort_best() -> Array:
         best, _ = top_tokens(logits, sortable)
         return jnp.take_along_axis(best, jnp.minimum(top_k, sortable)[:, None] - 1, axis=-1)[:, 0]
 
-    def bisect() -> jax.Array:
+    def bisect() -> Array:
         return lowest_within(lambda value: (logits > value[:, None]).sum(axis=-1), top_k, maximum)
 
-    # Which way finds a row's value must not show in it (they agree but for bits between two values), only in the time.
-    def kth_largest() -> jax.Array:
+    # The way that finds a row's value depends on its own top_k alone, not on its neighbours.
+    def kth_largest() -> Array:
         is_long = top_k > sortable
         long = lax.cond(is_long.any(), bisect, lambda: maximum)
         return jnp.where(is_long, long, sort_best())
@@ -105,11 +115,15 @@ def filter_floor(logits: jax.Array, maximum: jax.Array, inputs: DrawInputs, want
 
 
 def nucleus_floor(
-    logits: jax.Array, maximum: jax.Array, inputs: DrawInputs, floor: jax.Array, wanted: jax.Array
-) -> jax.Array:
-    """The lowest logit [rows] that top_p leaves of those at or above `floor`; some 25 passes over the vocabulary."""
+    logits: Float[Array, "rows vocab"],
+    maximum: Float[Array, " rows"],
+    inputs: DrawInputs,
+    floor: Float[Array, " rows"],
+    wanted: Bool[Array, " rows"],
+) -> Float[Array, " rows"]:
+    """The lowest logit that top_p leaves of those at or above `floor`; some 25 passes over the vocabulary."""
 
-    def mass_above(value: jax.Array) -> jax.Array:
+    def mass_above(value: Array) -> Array:
         return _group_masses(logits, maximum, inputs.temperature, floor, value).sum(axis=-1)
 
     whole = mass_above(jnp.full_like(maximum, -jnp.inf))
@@ -118,13 +132,11 @@ def nucleus_floor(
     return jnp.maximum(floor, lowest_within(mass_above, limit, maximum))
 
 
-def _nucleus_limit(top_p: jax.Array, mass: jax.Array) -> jax.Array:
+def _nucleus_limit(top_p: Array, mass: Array) -> Array:
     return jnp.maximum(top_p * mass, 1e-30)  # above zero, so that the likeliest token is always in
 
 
-def _masses(
-    logits: jax.Array, maximum: jax.Array, temperature: jax.Array, floor: jax.Array, pivot: jax.Array
-) -> jax.Array:
+def _masses(logits: Array, maximum: Array, temperature: Array, floor: Array, pivot: Array) -> Array:
     is_candidate = (logits >= floor[:, None]) & (logits > pivot[:, None])
     return jnp.where(is_candidate, jnp.exp((logits - maximum[:, None]) * (1 / temperature)[:, None]), 0)
 
@@ -133,18 +145,16 @@ def _group_size(vocab_size: int) -> int:
     return min(DRAW_GROUP_SIZE, vocab_size)
 
 
-def _group_masses(
-    logits: jax.Array, maximum: jax.Array, temperature: jax.Array, floor: jax.Array, pivot: jax.Array
-) -> jax.Array:
+def _group_masses(logits: Array, maximum: Array, temperature: Array, floor: Array, pivot: Array) -> Array:
     masses = _masses(logits, maximum, temperature, floor, pivot)
     return reduce_groups(masses, _group_size(logits.shape[-1]), jnp.sum)
 
 
 def _draw_candidate(
-    logits: jax.Array, maximum: jax.Array, inputs: DrawInputs, floor: jax.Array, state: _Round, sums: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    logits: Array, maximum: Array, inputs: DrawInputs, floor: Array, state: _Round, sums: Array
+) -> tuple[Array, Array]:
     """A candidate of each row, drawn in proportion to its mass: its id and its logit."""
-    words = jax.random.key_data(jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, state.index))  # [rows, 2]
+    words = jax.random.key_data(jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys, state.number))  # [rows, 2]
     group = _pick(sums, words[:, 0])
     values, ids, belongs = group_windows(logits, group[:, None], _group_size(logits.shape[-1]))
     masses = jnp.where(belongs, _masses(values, maximum, inputs.temperature, floor, state.pivot), 0)
@@ -152,7 +162,7 @@ def _draw_candidate(
     return jnp.take_along_axis(ids, index, axis=-1)[:, 0], jnp.take_along_axis(values, index, axis=-1)[:, 0]
 
 
-def _pick(weights: jax.Array, words: jax.Array) -> jax.Array:
+def _pick(weights: Array, words: Array) -> Array:
     """An index of each row of [rows, n] with a chance proportional to its weight, never one of weight 0."""
     uniform = (words >> 8).astype(jnp.float32) * (1 / (1 << 24))
     running = jnp.cumsum(weights, axis=-1)

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxllm.models.inputs import KVCache
-from jaxllm.runner.adjustments import reset_counts
+from jaxllm.runner.penalty_counts import reset_counts
 from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
 from jaxllm.runner.buckets import bucket_ladder, smallest
 from jaxllm.runner.executables import Compiled, ExecutableStore

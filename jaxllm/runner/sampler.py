@@ -1,7 +1,7 @@
 """From the logits of a step to its tokens: every request's own sampling parameters, in one program.
 
-Everything here is traced into the step's program. What few requests ask for sits behind a condition on a scalar that the
-host computes, so a batch without it does not pay. A row's token depends on its own logits, parameters and key.
+Everything here is traced into the step's program. What few requests ask for sits behind a condition on a scalar that
+the host computes, so a batch without it does not pay. A row's token depends on its own logits, parameters and key.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Int16, UInt32
 
 from jaxllm.runner.adjustments import apply_bitmask, apply_edits, apply_penalties
 from jaxllm.runner.draw import DrawInputs, draw, filter_floor, nucleus_floor
@@ -23,84 +24,83 @@ LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "proc
 
 
 class SamplingInputs(NamedTuple):
-    """Parameters of the rows that draw a token. Arrays are [rows] where nothing else is said."""
+    """Parameters of the rows that draw a token, and scalars that say which of them matter."""
 
-    temperature: jax.Array
-    """float32; below GREEDY_BELOW the row is greedy and ignores top_k, top_p and min_p."""
-    top_k: jax.Array
-    """int32, 0 is off."""
-    top_p: jax.Array
-    """float32 in (0, 1], of the distribution that min_p and top_k leave."""
-    min_p: jax.Array
-    """float32 in [0, 1], relative to the likeliest token."""
-    presence_penalty: jax.Array
-    """float32, 0 is off."""
-    frequency_penalty: jax.Array
-    """float32, 0 is off."""
-    repetition_penalty: jax.Array
-    """float32, 1 is off."""
-    seed_low: jax.Array
-    """uint32, low half of the request's seed."""
-    seed_high: jax.Array
-    """uint32, high half of the request's seed."""
-    position: jax.Array
-    """int32, index in the sequence of the token to draw."""
-    slot: jax.Array
-    """int32, the row's row of the penalty counts; padding rows have the last, a dummy."""
-    any_random: jax.Array
-    """bool [], some row is not greedy. False: temperature, top_k, top_p, min_p, seed and position are ignored."""
-    any_penalties: jax.Array
-    """bool [], some row has a penalty. False: penalties, counts and slot are ignored."""
-    any_edits: jax.Array
-    """bool [], some row has an edit. False: edit_ids and edit_values are ignored."""
-    any_bitmask: jax.Array
-    """bool [], some row has a bit cleared. False: bitmask is ignored."""
-    any_logprobs: jax.Array
-    """bool [], some row wants logprobs. False: logprob, rank and top of the result are zeros."""
-    edit_ids: jax.Array
-    """int32 [rows, edits], tokens whose logits change; -1 is unused."""
-    edit_values: jax.Array
-    """float32 [rows, edits], added to the logits; -inf bans."""
-    bitmask: jax.Array
-    """uint32 [rows, ceil(vocab / 32)], token i is allowed if bit i % 32 of word i // 32 is set."""
+    temperature: Float[Array, " rows"]
+    """Below GREEDY_BELOW the row is greedy and ignores top_k, top_p and min_p."""
+    top_k: Int[Array, " rows"]
+    """0 is off. Tokens equal to the last of the k stay, too."""
+    top_p: Float[Array, " rows"]
+    """In (0, 1], of the distribution that min_p and top_k leave."""
+    min_p: Float[Array, " rows"]
+    """In [0, 1], relative to the likeliest token."""
+    presence_penalty: Float[Array, " rows"]
+    """0 is off."""
+    frequency_penalty: Float[Array, " rows"]
+    """0 is off."""
+    repetition_penalty: Float[Array, " rows"]
+    """1 is off."""
+    seed_low: UInt32[Array, " rows"]
+    """Low half of the request's seed."""
+    seed_high: UInt32[Array, " rows"]
+    """High half of the request's seed."""
+    position: Int[Array, " rows"]
+    """Index in the sequence of the token to draw."""
+    slot: Int[Array, " rows"]
+    """The row of the penalty counts; padding rows have the last, a dummy."""
+    any_random: Bool[Array, ""]
+    """Some row is not greedy. False: temperature, top_k, top_p, min_p, seed and position are ignored."""
+    any_penalties: Bool[Array, ""]
+    """Some row has a penalty. False: the penalties, the counts and slot are ignored."""
+    any_edits: Bool[Array, ""]
+    """Some row has an edit. False: edit_ids and edit_values are ignored."""
+    any_bitmask: Bool[Array, ""]
+    """Some row has a bit cleared. False: bitmask is ignored."""
+    any_logprobs: Bool[Array, ""]
+    """Some row wants logprobs. False: all of the result but token_ids is zeros."""
+    edit_ids: Int[Array, "rows edits"]
+    """Tokens whose logits change; -1 is unused."""
+    edit_values: Float[Array, "rows edits"]
+    """Added to the logits; -inf bans."""
+    bitmask: UInt32[Array, "rows words"]
+    """Token i is allowed if bit i % 32 of word i // 32 is set."""
 
 
 class TokenScores(NamedTuple):
     """A token's place in its row's distribution, and the likeliest tokens of that row."""
 
-    logprob: jax.Array
-    """float32 [rows]"""
-    rank: jax.Array
-    """int32 [rows], 1 + number of tokens with a larger logit."""
-    top_ids: jax.Array
-    """int32 [rows, top], likeliest first, equals by lowest id."""
-    top_logprobs: jax.Array
-    """float32 [rows, top]"""
+    logprob: Float[Array, " rows"]
+    rank: Int[Array, " rows"]
+    """1 + the number of tokens with a larger logit."""
+    top_ids: Int[Array, "rows top"]
+    """Likeliest first, equals by lowest id."""
+    top_logprobs: Float[Array, "rows top"]
 
 
 class SampleOutputs(NamedTuple):
-    """The tokens of a step; all but `token_ids` are zeros unless some row wants logprobs."""
+    """The tokens of a step and, if some row wants logprobs, their scores as in `TokenScores` (zeros if none does)."""
 
-    token_ids: jax.Array
-    """int32 [rows]"""
-    logprob: jax.Array
-    """float32 [rows]; in the modes *_logits a logit, here and in top_logprobs."""
-    rank: jax.Array
-    """int32 [rows], from 1."""
-    top_ids: jax.Array
-    """int32 [rows, max_logprobs]"""
-    top_logprobs: jax.Array
-    """float32 [rows, max_logprobs]"""
+    token_ids: Int[Array, " rows"]
+    logprob: Float[Array, " rows"]
+    """In the modes raw_logits and processed_logits a logit, here and in top_logprobs."""
+    rank: Int[Array, " rows"]
+    top_ids: Int[Array, "rows top"]
+    top_logprobs: Float[Array, "rows top"]
 
 
 def sample(
-    logits: jax.Array, counts: jax.Array, inputs: SamplingInputs, *, max_logprobs: int, logprobs_mode: LogprobsMode
+    logits: Float[Array, "rows vocab"],
+    counts: Int16[Array, "slots vocab"],
+    inputs: SamplingInputs,
+    *,
+    max_logprobs: int,
+    logprobs_mode: LogprobsMode,
 ) -> SampleOutputs:
-    """Draws a token for each row of [rows, vocab] logits (float32 or bfloat16); `counts` is int16 [slots, vocab].
+    """Draws a token for each row; `counts` are the penalty counts.
 
-    `raw` logprobs are those of the untouched logits, `processed` ones those of the distribution that was drawn from
-    (a greedy row: after penalties, bans and biases). A row of which every token is banned is drawn as if the row had
-    no bans, biases or penalties. A row of NaN yields token 0.
+    Raw logprobs are those of the untouched logits, processed ones those of the distribution that was drawn from (for a
+    greedy row: after penalties, bans and biases). A row of which every token is banned is drawn as if it had no bans,
+    biases or penalties. A row of NaN yields token 0.
     """
     needs_adjusting = inputs.any_bitmask | inputs.any_edits | inputs.any_penalties
     token_ids = lax.cond(
@@ -110,20 +110,27 @@ def sample(
     )
 
     def scores() -> TokenScores:
-        normalize = logprobs_mode.endswith("logprobs")
-        if logprobs_mode.startswith("raw"):
-            return score(logits, token_ids, top=max_logprobs, normalize=normalize)
-        processed = _processed(_adjusted(logits, counts, inputs, needs_adjusting), inputs)
-        return score(processed, token_ids, top=max_logprobs, normalize=normalize)
+        scored = logits
+        if logprobs_mode.startswith("processed"):
+            scored = _processed(_adjusted(logits, counts, inputs, needs_adjusting), inputs)
+        return score(scored, token_ids, top=max_logprobs, normalize=logprobs_mode.endswith("logprobs"))
 
-    shapes = jax.eval_shape(scores)
-    return SampleOutputs(
-        token_ids, *lax.cond(inputs.any_logprobs, scores, lambda: jax.tree.map(jnp.zeros_like, shapes))
-    )
+    def no_scores() -> TokenScores:
+        rows = logits.shape[0]
+        return TokenScores(
+            logprob=jnp.zeros(rows, jnp.float32),
+            rank=jnp.zeros(rows, jnp.int32),
+            top_ids=jnp.zeros((rows, max_logprobs), jnp.int32),
+            top_logprobs=jnp.zeros((rows, max_logprobs), jnp.float32),
+        )
+
+    return SampleOutputs(token_ids, *lax.cond(inputs.any_logprobs, scores, no_scores))
 
 
-def score(logits: jax.Array, targets: jax.Array, *, top: int, normalize: bool = True) -> TokenScores:
-    """Log-probability and rank of the targets [rows] under [rows, vocab] logits, with the `top` likeliest tokens.
+def score(
+    logits: Float[Array, "rows vocab"], targets: Int[Array, " rows"], *, top: int, normalize: bool = True
+) -> TokenScores:
+    """Log-probabilities and ranks of the targets, with the `top` likeliest tokens of each row.
 
     Without `normalize` the logits themselves stand in for log-probabilities.
     """
@@ -135,31 +142,27 @@ def score(logits: jax.Array, targets: jax.Array, *, top: int, normalize: bool = 
     return TokenScores((target_logits - shift)[:, 0], rank, top_ids, top_logits - shift)
 
 
-def _adjusted(logits: jax.Array, counts: jax.Array, inputs: SamplingInputs, needs_adjusting: jax.Array) -> jax.Array:
+def _adjusted(logits: Array, counts: Array, inputs: SamplingInputs, needs_adjusting: Array) -> Array:
     """The logits in float32 after allowed tokens, bans, biases and penalties."""
 
-    def adjust() -> jax.Array:
-        adjusted = logits.astype(jnp.float32)
-        adjusted = lax.cond(
-            inputs.any_bitmask, lambda x: apply_bitmask(x, inputs.bitmask), lambda x: x, adjusted
-        )
-        adjusted = lax.cond(
-            inputs.any_edits, lambda x: apply_edits(x, inputs.edit_ids, inputs.edit_values), lambda x: x, adjusted
-        )
-        adjusted = lax.cond(inputs.any_penalties, lambda x: _penalised(x, counts, inputs), lambda x: x, adjusted)
-        is_possible = adjusted.max(axis=-1, keepdims=True) > -jnp.inf
-        return jnp.where(is_possible, adjusted, logits.astype(jnp.float32))
+    def adjust() -> Array:
+        raw = logits.astype(jnp.float32)
+        x = lax.cond(inputs.any_bitmask, lambda: apply_bitmask(raw, inputs.bitmask), lambda: raw)
+        x = lax.cond(inputs.any_edits, lambda x: apply_edits(x, inputs.edit_ids, inputs.edit_values), lambda x: x, x)
+        x = lax.cond(inputs.any_penalties, lambda x: _penalised(x, counts, inputs), lambda x: x, x)
+        has_token = x.max(axis=-1, keepdims=True) > -jnp.inf
+        return jnp.where(has_token, x, raw)
 
     return lax.cond(needs_adjusting, adjust, lambda: logits.astype(jnp.float32))
 
 
-def _penalised(logits: jax.Array, counts: jax.Array, inputs: SamplingInputs) -> jax.Array:
+def _penalised(logits: Array, counts: Array, inputs: SamplingInputs) -> Array:
     return apply_penalties(
         logits, counts[inputs.slot], inputs.presence_penalty, inputs.frequency_penalty, inputs.repetition_penalty
     )
 
 
-def _choose(logits: jax.Array, inputs: SamplingInputs) -> jax.Array:
+def _choose(logits: Array, inputs: SamplingInputs) -> Array:
     likeliest, maximum = argmax(logits)
     return lax.cond(
         inputs.any_random,
@@ -168,10 +171,10 @@ def _choose(logits: jax.Array, inputs: SamplingInputs) -> jax.Array:
     )
 
 
-def _processed(logits: jax.Array, inputs: SamplingInputs) -> jax.Array:
-    """The logits of the distribution that random rows draw from, divided by temperature, -inf where cut."""
+def _processed(logits: Array, inputs: SamplingInputs) -> Array:
+    """The logits of the distribution that random rows draw from: divided by temperature, -inf where cut."""
 
-    def cut() -> jax.Array:
+    def cut() -> Array:
         maximum = logits.max(axis=-1)
         draw_inputs, wanted = _draw_inputs(inputs), _is_random(inputs)
         floor = filter_floor(logits, maximum, draw_inputs, wanted)
@@ -182,7 +185,7 @@ def _processed(logits: jax.Array, inputs: SamplingInputs) -> jax.Array:
     return lax.cond(inputs.any_random, cut, lambda: logits)
 
 
-def _is_random(inputs: SamplingInputs) -> jax.Array:
+def _is_random(inputs: SamplingInputs) -> Array:
     return inputs.temperature >= GREEDY_BELOW
 
 

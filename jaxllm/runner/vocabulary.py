@@ -12,13 +12,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
-TOP_GROUP_SIZE = 64
-"""Tokens a group of `top_tokens`: the maxima of V / 64 groups and the members of k groups are both short to sort."""
+TOP_GROUP_SIZE = 32
+"""Tokens a group of `top_tokens`: the maxima of V / 32 groups and the members of k groups are both short to sort."""
 
 
-def reduce_groups(values: jax.Array, group_size: int, reduce: Callable[..., jax.Array]) -> jax.Array:
-    """`reduce` (such as jnp.sum) of each group of [rows, vocab]: [rows, ceil(vocab / group_size)]."""
+def reduce_groups(
+    values: Float[Array, "rows vocab"], group_size: int, reduce: Callable[..., Array]
+) -> Float[Array, "rows groups"]:
+    """`reduce` (such as jnp.sum) of each group of `group_size` tokens; the last group may be shorter."""
     rows, vocab_size = values.shape
     whole = vocab_size // group_size * group_size
     groups = reduce(values[:, :whole].reshape(rows, -1, group_size), axis=-1)
@@ -27,25 +30,24 @@ def reduce_groups(values: jax.Array, group_size: int, reduce: Callable[..., jax.
     return jnp.concatenate([groups, reduce(values[:, whole:], axis=-1, keepdims=True)], axis=-1)
 
 
-def group_windows(values: jax.Array, groups: jax.Array, group_size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The members of the chosen groups [rows, chosen]: values, token ids and whether each belongs to its group.
-
-    All three are [rows, chosen * group_size] (ids and membership broadcastable to it), in the order of `groups`.
-    """
+def group_windows(
+    values: Float[Array, "rows vocab"], groups: Int[Array, "rows chosen"], group_size: int
+) -> tuple[Float[Array, "rows members"], Int[Array, "rows members"], Bool[Array, "rows members"]]:
+    """The members of the chosen groups, in the order of `groups`: values, token ids, whether each is in its group."""
     rows, vocab_size = values.shape
     starts = jnp.minimum(groups * group_size, vocab_size - group_size)  # [rows, chosen]
 
-    def row_windows(row: jax.Array, row_starts: jax.Array) -> jax.Array:
+    def row_windows(row: Array, row_starts: Array) -> Array:
         return jax.vmap(lambda start: lax.dynamic_slice(row, (start,), (group_size,)))(row_starts)
 
     windows = jax.vmap(row_windows)(values, starts)  # [rows, chosen, group_size]
-    ids = starts[:, :, None] + jnp.arange(group_size, dtype=jnp.int32)
+    ids = starts[:, :, None] + jnp.arange(group_size, dtype=jnp.int32)[None, None, :]
     belongs = ids >= groups[:, :, None] * group_size
     return windows.reshape(rows, -1), ids.reshape(rows, -1), belongs.reshape(rows, -1)
 
 
-def argmax(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Lowest id of the largest value of each row [rows, vocab], and that value in float32. Id 0 for a row of NaN."""
+def argmax(values: Float[Array, "rows vocab"]) -> tuple[Int[Array, " rows"], Float[Array, " rows"]]:
+    """Lowest id of the largest value of each row, and that value in float32. Id 0 for a row of NaN."""
     vocab_size = values.shape[-1]
     maximum = values.max(axis=-1, keepdims=True)
     # Two plain reductions: on the CPU five times faster than the pair reduction of jnp.argmax.
@@ -54,14 +56,15 @@ def argmax(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(first < vocab_size, first, 0), maximum[:, 0].astype(jnp.float32)
 
 
-def top_tokens(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k largest of each row of [rows, vocab]: float32 values and ids [rows, k], equal values by lowest id.
+def top_tokens(values: Float[Array, "rows vocab"], k: int) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
+    """The k largest values of each row in float32 and their token ids, equal values by lowest id.
 
     Exact: each group that holds one of the k tokens is among the k groups with the largest maxima (equal maxima by
     lowest group), since every group before it in that order holds a token that comes before it, too.
     """
+    assert k <= values.shape[-1], "more top tokens than the vocabulary has"
     values = values.astype(jnp.float32)
-    if k * TOP_GROUP_SIZE >= values.shape[-1]:
+    if k == 0 or k * TOP_GROUP_SIZE >= values.shape[-1]:
         return lax.top_k(values, k)
     maxima = reduce_groups(values, TOP_GROUP_SIZE, jnp.max)
     _, groups = lax.top_k(maxima, k)
@@ -71,19 +74,21 @@ def top_tokens(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return best, jnp.take_along_axis(ids, index, axis=-1)
 
 
-def lowest_within(weight_above: Callable[[jax.Array], jax.Array], limit: jax.Array, maximum: jax.Array) -> jax.Array:
-    """Per row, the lowest value v with weight_above(v) < limit, by bisection over float32 bit patterns: at most 32 passes.
+def lowest_within(
+    weight_above: Callable[[Array], Array], limit: Array, maximum: Float[Array, " rows"]
+) -> Float[Array, " rows"]:
+    """Per row, the lowest v with weight_above(v) < limit, by bisection over float32 bit patterns: at most 32 calls.
 
-    `weight_above([rows]) -> [rows]` must not grow with v and must be below `limit` at `maximum`. Where a v hits the limit
-    exactly, the bisection of that row ends there: the result may then lie between two of the row's values, but the
-    same tokens are at or above it.
+    `weight_above([rows]) -> [rows]` must not grow with v and must be below `limit` at `maximum`. Where a v hits the
+    limit exactly, the bisection of that row ends there: the result may then lie between two of the row's values, but
+    the same tokens are at or above it.
     """
 
-    def unfinished(bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def unfinished(bounds: tuple[Array, Array]) -> Array:
         outside, inside = bounds
         return jnp.any(outside + 1 < inside)
 
-    def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         outside, inside = bounds
         middle = (outside & inside) + ((outside ^ inside) >> 1)  # their mean, without overflow
         weight = weight_above(_from_ordered_bits(middle))
@@ -98,10 +103,10 @@ def lowest_within(weight_above: Callable[[jax.Array], jax.Array], limit: jax.Arr
     return _from_ordered_bits(lowest)
 
 
-def _ordered_bits(values: jax.Array) -> jax.Array:
+def _ordered_bits(values: Array) -> Array:
     bits = lax.bitcast_convert_type(values, jnp.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _from_ordered_bits(keys: jax.Array) -> jax.Array:
+def _from_ordered_bits(keys: Array) -> Array:
     return lax.bitcast_convert_type(keys ^ ((keys >> 31) & 0x7FFFFFFF), jnp.float32)

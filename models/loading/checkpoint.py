@@ -1,4 +1,7 @@
-"""A model's config and its named tensors, whatever the files they come in."""
+"""A model's config and its named tensors, whatever the files they come in.
+
+The gguf package takes a third of a second to import, so its users are imported where a GGUF file is opened.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,9 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxllm.errors import CheckpointError, ModelNotFoundError, ValidationError
-from jaxllm.models.loading.gguf_checkpoint import GgufCheckpoint
-from jaxllm.models.loading.gguf_config import gguf_generation_config, gguf_hf_config
-from jaxllm.models.loading.gguf_file import GgufFile
 from jaxllm.models.loading.safetensors_file import SafetensorsFile
 from jaxllm.models.loading.source import ModelSource
 from jaxllm.models.loading.torch_file import TorchFile
@@ -71,7 +71,9 @@ class RenamedCheckpoint:
 def read_hf_config(source: ModelSource) -> dict[str, Any]:
     """Gives config.json, or its equivalent made from GGUF metadata."""
     if source.kind == "gguf":
-        return gguf_hf_config(GgufFile(source.path))
+        from jaxllm.models.loading import gguf_config, gguf_file
+
+        return gguf_config.gguf_hf_config(gguf_file.GgufFile(source.path))
     path = source.path / "config.json"
     if not path.exists():
         raise ModelNotFoundError(f"{source.path} has no config.json: expected a model in Hugging Face layout.")
@@ -81,7 +83,9 @@ def read_hf_config(source: ModelSource) -> dict[str, Any]:
 def read_generation_config(source: ModelSource) -> dict[str, Any]:
     """Gives generation_config.json, `{}` if there is none; from GGUF the ids that begin and end a text."""
     if source.kind == "gguf":
-        return gguf_generation_config(GgufFile(source.path))
+        from jaxllm.models.loading import gguf_config, gguf_file
+
+        return gguf_config.gguf_generation_config(gguf_file.GgufFile(source.path))
     path = source.path / "generation_config.json"
     return _read_json(path) if path.exists() else {}
 
@@ -100,7 +104,9 @@ def open_checkpoint(source: ModelSource, *, load_format: str = "auto") -> Checkp
             parameter="load_format",
         )
     if source.kind == "gguf":
-        return GgufCheckpoint(GgufFile(source.path))
+        from jaxllm.models.loading import gguf_checkpoint, gguf_file
+
+        return gguf_checkpoint.GgufCheckpoint(gguf_file.GgufFile(source.path))
     return _open_directory(source.path, load_format)
 
 

@@ -2,11 +2,11 @@
 
 import math
 import zlib
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from jaxllm.models.loading.checkpoint import Checkpoint
 
 # Buffers that old checkpoints keep and every model computes itself.
 _HARMLESS = ("*rotary_emb.inv_freq", "*rope.freqs", "*attn.masked_bias")
-_NUM_READERS = 2
-# Tensors read ahead. With the one on its way to the device they are all that the host holds at a time.
-_NUM_AHEAD = 3
+# Each worker has one parameter on the host at a time, from the file to the device. One alone reaches 4.5 GB/s to an
+# H100, four reach 15.
+_NUM_WORKERS = 4
 _CAST_VALUES = 1 << 16
 _MAX_LISTED = 10
 
@@ -62,10 +62,9 @@ def load_weights(
     """
     _check_names(checkpoint, targets, ignored)
     arrays = []
-    with ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="weights") as pool:
-        for target, host in zip(targets, _read_ahead(pool, checkpoint, targets), strict=True):
-            array = jax.make_array_from_callback(target.shape, target.sharding, host.__getitem__)
-            arrays.append(array.block_until_ready())  # else transfers would keep many host arrays alive
+    with ThreadPoolExecutor(_NUM_WORKERS, thread_name_prefix="weights") as pool:
+        for target, array in zip(targets, pool.map(partial(_load, checkpoint), targets), strict=True):
+            arrays.append(array)
             if progress is not None:
                 progress(target.num_bytes)
     return arrays
@@ -115,16 +114,10 @@ def _listing(names: Collection[str]) -> str:
     return ", ".join(sorted(names)[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, checkpoint: Checkpoint, targets: Sequence[WeightTarget]
-) -> Iterator[np.ndarray]:
-    waiting: deque[Future[np.ndarray]] = deque()
-    for target in targets:
-        waiting.append(pool.submit(_host_array, checkpoint, target))
-        if len(waiting) > _NUM_AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _load(checkpoint: Checkpoint, target: WeightTarget) -> jax.Array:
+    host = _host_array(checkpoint, target)
+    array = jax.make_array_from_callback(target.shape, target.sharding, host.__getitem__)
+    return array.block_until_ready()  # else pending transfers would keep many host arrays alive
 
 
 def _host_array(checkpoint: Checkpoint, target: WeightTarget) -> np.ndarray:

@@ -144,7 +144,7 @@ def make_llm(
         config=config,
         runner=runner,
         saved=[],
-        startup_seconds={"load": 1.0},
+        startup_times=SimpleNamespace(config=1.0, weights=2.0, compile=3.0, total=6.0, num_compiled=0),
     )
     built.save_orbax = built.saved.append
     return JaxLLM.from_built(cast("Any", built))

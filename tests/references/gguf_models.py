@@ -1,5 +1,7 @@
 """Models of transformers with weights dequantised to float32 from a GGUF file, by a mapping of our own. Needs torch."""
 
+# torch lives in a second environment.
+# mypy: disable-error-code="import-not-found,untyped-decorator,misc"
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
@@ -122,7 +124,8 @@ def _build(
         state[target] = torch.from_numpy(np.ascontiguousarray(adjust(name, values)))
     model = model_class(config)
     missing, unexpected = model.load_state_dict(state, strict=False)
-    assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)
+    assert set(missing) <= {"lm_head.weight"}, f"missing {missing}"
+    assert not unexpected, f"unexpected {unexpected}"
     model.tie_weights()
     return model.float().eval()
 

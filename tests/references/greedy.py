@@ -1,5 +1,7 @@
 """Greedy decoding by transformers, with the margins that tell how firm each choice is. Needs torch."""
 
+# torch lives in a second environment.
+# mypy: disable-error-code="import-not-found,untyped-decorator,misc"
 # pyright: reportMissingImports=false
 from __future__ import annotations
 

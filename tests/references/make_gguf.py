@@ -4,6 +4,8 @@ python -m tests.references.make_gguf smollm2-135m SmolLM2-135M-Instruct.Q4_1.ggu
 python -m tests.references.make_gguf gemma-3-270m gemma-3-270m-q4_k_m.gguf
 """
 
+# torch lives in a second environment.
+# mypy: disable-error-code="import-not-found,untyped-decorator,misc"
 # pyright: reportMissingImports=false
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 DATA_DIRECTORY = Path(__file__).parent / "data"
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
@@ -86,7 +87,7 @@ def tiny_reference_names(family: str = "") -> list[str]:
     return [name for name in reference_names() if name.startswith(family) and load_reference(name).has_weights]
 
 
-def _read_case(case: dict) -> ReferenceCase:
+def _read_case(case: dict[str, Any]) -> ReferenceCase:
     prompt_logprobs = case.get("prompt_logprobs")
     return ReferenceCase(
         token_ids=tuple(case["token_ids"]),

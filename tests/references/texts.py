@@ -75,4 +75,21 @@ def module(num_functions: int) -> str:
     return "".join(parts) + f"# Part {num_functions + 1}\n"
 
 
-LONG = (chapters(1), chapters(3), module(6), chapters(5), module(14), chapters(8), chapters(10), chapters(12))
+def medley(texts: tuple[str, ...]) -> str:
+    """All of it once, with nothing to copy from: the continuation depends on far tokens in a finer way."""
+    return "\n\n".join((*texts, *_PARAGRAPHS, *_FUNCTIONS, ""))
+
+
+LONG = (
+    chapters(1),
+    chapters(3),
+    module(6),
+    chapters(5),
+    module(14),
+    chapters(8),
+    chapters(10),
+    chapters(12),
+    medley(MIDDLE) + "In the evening",
+    medley(MIDDLE[::-1]) + "The most important thing about lighthouses is that",
+    medley(MIDDLE[::2] + SHORT) + "Now we come to the list of all the people who",
+)

@@ -14,7 +14,8 @@ import pytest
 import regex  # type: ignore[import-untyped]
 
 from jaxllm.text.gguf_metadata import read_gguf_metadata
-from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
+from jaxllm.text.load_tokenizer import load_tokenizer
+from jaxllm.text.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 MARK = "\N{LOWER ONE EIGHTH BLOCK}"

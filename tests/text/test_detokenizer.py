@@ -1,3 +1,4 @@
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxllm.text.detokenizer import Detokenizer
+from jaxllm.text.token_pieces import TokenPieces
 from jaxllm.text.tokenizer import FastTokenizer, PythonTokenizer, Tokenizer
 from tests.text.helpers import load_byte_level, load_sentencepiece
 
@@ -15,7 +17,9 @@ TEXTS = st.text(st.sampled_from("helo wrd!ab\n12é我🦙"), max_size=30)
 class WithoutPieces(FastTokenizer):
     """Forces the window decoder on a tokenizer that has pieces."""
 
-    pieces = None
+    @cached_property
+    def pieces(self) -> TokenPieces | None:
+        return None
 
 
 def without_pieces(tokenizer: Tokenizer) -> Tokenizer:

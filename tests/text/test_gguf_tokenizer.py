@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxllm.errors import CheckpointError
 from jaxllm.text.gguf_pre_tokenizers import find_pre_tokenizer
 from jaxllm.text.gguf_vocabulary import read_vocabulary
-from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
+from jaxllm.text.load_tokenizer import load_tokenizer
+from jaxllm.text.tokenizer import Tokenizer
 from tests.text.helpers import (
     USER_DEFINED,
     ReferenceBpe,
@@ -187,7 +189,14 @@ def test_gemma4_joins_line_ends_only_with_line_ends(tmp_path: Path) -> None:
     assert tokenizer.encode("")[:1] == [1]
 
 
-def test_reading_needs_no_tensors() -> None:
+@pytest.mark.parametrize("merges", [["h q"], ["nospace"], ["h "]])
+def test_a_merge_of_unknown_tokens_is_refused(tmp_path: Path, merges: list[str]) -> None:
+    path = write_gguf(tmp_path / "broken.gguf", byte_level_values(merges=merges))
+    with pytest.raises(CheckpointError, match=r"broken.gguf: the vocabulary contradicts itself"):
+        load_tokenizer(path, kind="gguf")
+
+
+def test_token_types_may_be_missing() -> None:
     values = sentencepiece_values()
     values.pop("tokenizer.ggml.token_type")
     vocabulary = read_vocabulary({**values, "tokenizer.ggml.scores": _Column(values["tokenizer.ggml.scores"])}, "x")

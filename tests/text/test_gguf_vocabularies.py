@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxllm.errors import UnsupportedModelError
-from jaxllm.text.tokenizer import load_tokenizer
+from jaxllm.text.load_tokenizer import load_tokenizer
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 # WordPiece, of an encoder model.

@@ -7,7 +7,8 @@ import pytest
 
 from jaxllm.text.chat_template import render_chat
 from jaxllm.text.detokenizer import Detokenizer
-from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
+from jaxllm.text.load_tokenizer import load_tokenizer
+from jaxllm.text.tokenizer import Tokenizer
 from tests.text.helpers import find_smollm2
 
 EXPECTED: list[tuple[str, list[int]]] = json.loads(

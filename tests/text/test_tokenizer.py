@@ -1,11 +1,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from jaxllm.errors import ModelNotFoundError, ValidationError
-from jaxllm.text.tokenizer import FastTokenizer, PythonTokenizer, Tokenizer, load_tokenizer
+from jaxllm.text.load_tokenizer import load_tokenizer
+from jaxllm.text.tokenizer import FastTokenizer, PythonTokenizer, Tokenizer
 from tests.text.helpers import load_byte_level, load_sentencepiece
 
 
@@ -117,7 +119,7 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
 
 def test_a_prompt_that_is_no_text_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValidationError, match="expected a text to tokenize, got int"):
-        tokenizer.encode(7)
+        tokenizer.encode(cast(str, 7))
 
 
 def test_a_lone_surrogate_is_refused(tokenizer: Tokenizer) -> None:
@@ -128,7 +130,7 @@ def test_a_lone_surrogate_is_refused(tokenizer: Tokenizer) -> None:
 def test_a_gguf_tokenizer_loads_without_transformers_or_jax(tokenizer: Tokenizer, tmp_path: Path) -> None:
     load_byte_level(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from jaxllm.text.tokenizer import load_tokenizer; "
+        "import sys; from pathlib import Path; from jaxllm.text.load_tokenizer import load_tokenizer; "
         f"load_tokenizer(Path({str(tmp_path / 'byte-level.gguf')!r}), kind='gguf').encode('hello'); "
         "print([name for name in ('transformers', 'jax', 'torch', 'huggingface_hub') if name in sys.modules])"
     )

@@ -47,13 +47,12 @@ class FakeTorch:
     STORAGES = ("FloatStorage", "HalfStorage", "BFloat16Storage", "LongStorage", "BoolStorage")
 
     def __init__(self, monkeypatch: Any) -> None:
-        torch, utils, storage = (types.ModuleType(name) for name in ("torch", "torch._utils", "torch.storage"))
+        torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
         for name in self.STORAGES:
             setattr(torch, name, type(name, (), {"__module__": "torch"}))
-        storage.UntypedStorage = type("UntypedStorage", (), {"__module__": "torch.storage"})
         for name in ("_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_tensor"):
             exec(f"def {name}(*arguments): ...", vars(utils))
-        for module in (torch, utils, storage):
+        for module in (torch, utils):
             monkeypatch.setitem(sys.modules, module.__name__, module)
         self.torch, self.utils = torch, utils
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -165,7 +167,7 @@ def test_a_vocabulary_without_weights_is_refused(tmp_path):
 
 
 def test_generation_config_ends_at_end_of_turn_too(tmp_path):
-    ids = {"tokenizer__ggml__eos_token_id": 5, "tokenizer__ggml__bos_token_id": 4}
+    ids: dict[str, Any] = {"tokenizer__ggml__eos_token_id": 5, "tokenizer__ggml__bos_token_id": 4}
     assert gguf_generation_config(GgufFile(write_gguf(tmp_path / "a.gguf", {}, **ids))) == {
         "bos_token_id": 4,
         "eos_token_id": 5,

@@ -116,7 +116,11 @@ def test_a_header_cut_anywhere_is_an_error(tmp_path):
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<QcI", 1, b"k", 77), "value of the unknown type 77"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<QcIIQ", 1, b"k", 9, 4, 1 << 61), "announces more"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<QcIQ", 1, b"k", 8, 1 << 50), "a text of its header"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 63) + bytes(9), "cannot be parsed"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 63) + bytes(9), "a text of its header"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<QcIIQQ", 1, b"k", 9, 8, 2, 1 << 63) + bytes(9),
+            "is truncated or corrupt: its header cannot be parsed",
+        ),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<QcI", 1, b"x", 5) + bytes(60), "'x' has 5 axes"),
         (
             b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<QcIQIQ", 1, b"x", 1, 4, 99, 0),

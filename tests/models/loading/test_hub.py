@@ -129,7 +129,7 @@ def test_downloads_from_modelscope(monkeypatch, tmp_path):
         return str(tmp_path)
 
     module = types.ModuleType("modelscope")
-    module.snapshot_download = snapshot_download
+    vars(module)["snapshot_download"] = snapshot_download
     monkeypatch.setitem(sys.modules, "modelscope", module)
     monkeypatch.setenv("JAXLLM_USE_MODELSCOPE", "true")
     source = resolve_model("org/model", revision="v1", download_dir="/somewhere")
@@ -152,7 +152,7 @@ def test_a_failing_modelscope_is_an_error(monkeypatch):
         raise RuntimeError("server\n  says no")
 
     module = types.ModuleType("modelscope")
-    module.snapshot_download = snapshot_download
+    vars(module)["snapshot_download"] = snapshot_download
     monkeypatch.setitem(sys.modules, "modelscope", module)
     monkeypatch.setenv("VLLM_USE_MODELSCOPE", "1")
     with pytest.raises(

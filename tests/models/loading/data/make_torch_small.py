@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from pathlib import Path
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     model = torch.nn.Linear(2, 2, bias=False)
     model.weight.data.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     state.update(model.state_dict())
-    state._metadata = model.state_dict()._metadata  # what a module's state_dict carries
+    vars(state)["_metadata"] = vars(model.state_dict())["_metadata"]  # what a module's state_dict carries
     torch.save(state, Path(__file__).with_name("torch_small.bin"))
 
 
