@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 NUM_VIRTUAL_DEVICES = 4
 """CPU devices that jax sees, enough for two- and four-way tensor parallelism."""
@@ -14,6 +15,10 @@ STRICT_DTYPE_PROMOTION = False
 
 STRICT_RANK_PROMOTION = False
 """Whether broadcasting arrays of different rank without a reshape is an error in tests."""
+
+# How long an example takes says more about the machine, and about what had to be compiled, than about the code.
+settings.register_profile("jaxllm", deadline=None)
+settings.load_profile("jaxllm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
