@@ -21,9 +21,7 @@ class LlamaLayer(nnx.Module):
     def __init__(self, config: ModelConfig, layer: int, mesh: Mesh, *, qk_norm_offset: float | None = None) -> None:
         prefix = f"model.layers.{layer}"
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps, f"{prefix}.input_layernorm.weight")
-        self.attention = Attention(
-            config, layer, f"{prefix}.self_attn", mesh=mesh, qk_norm_offset=qk_norm_offset
-        )
+        self.attention = Attention(config, layer, f"{prefix}.self_attn", mesh=mesh, qk_norm_offset=qk_norm_offset)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, f"{prefix}.post_attention_layernorm.weight")
         self.mlp = GatedMLP(config, f"{prefix}.mlp", num_shards=mesh.size)
 
@@ -44,10 +42,7 @@ class Llama(nnx.Module):
         self.config = config
         self.embedding = Embedding(config.vocab_size, config.hidden_size, "model.embed_tokens.weight")
         self.layers = nnx.List(
-            [
-                LlamaLayer(config, layer, mesh, qk_norm_offset=self.qk_norm_offset)
-                for layer in range(config.num_layers)
-            ]
+            [LlamaLayer(config, layer, mesh, qk_norm_offset=self.qk_norm_offset) for layer in range(config.num_layers)]
         )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps, "model.norm.weight")
         self.head = (

@@ -79,7 +79,7 @@ class Layout:
             "top_k": ((rows,), integer),
             "seed_low": ((rows,), unsigned),
             "seed_high": ((rows,), unsigned),
-            **{name: ((rows,), floating) for name in _ROW_FLOATS},
+            **dict.fromkeys(_ROW_FLOATS, ((rows,), floating)),
             "num_decodes": ((), integer),
             "num_tiles": ((), integer),
             "flags": ((), integer),

@@ -14,11 +14,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxllm.models.inputs import KVCache
-from jaxllm.runner.penalty_counts import reset_counts
 from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
 from jaxllm.runner.buckets import bucket_ladder, smallest
 from jaxllm.runner.executables import Compiled, ExecutableStore
 from jaxllm.runner.layout import Bucket, Layout
+from jaxllm.runner.penalty_counts import reset_counts
 from jaxllm.runner.results import DispatchedStep
 from jaxllm.runner.sampler import LogprobsMode
 from jaxllm.runner.sharding import replicated, shard

@@ -12,8 +12,8 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
-from jaxllm.runner.penalty_counts import update_counts
 from jaxllm.runner.layout import FLAGS, Layout
+from jaxllm.runner.penalty_counts import update_counts
 from jaxllm.runner.sampler import LogprobsMode, SampleOutputs, SamplingInputs, TokenScores, sample, score
 
 FROM_DEVICE = -1

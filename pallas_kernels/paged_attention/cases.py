@@ -68,7 +68,9 @@ CASES = {
     "chunk_window": Case(chunks=((0, 40), (250, 150)), spec=AttentionSpec(scale=0.2, window=33)),
     "soft_cap": Case(decodes=(20,), chunks=((3, 20),), spec=AttentionSpec(scale=1.0, soft_cap=5.0)),
     "many_heads_one_key": Case(decodes=(50,), chunks=((0, 50),), kv_heads=1, group=4, head_dim=256),
-    "no_groups_large_pages": Case(decodes=(50, 129), chunks=((7, 90),), kv_heads=4, group=1, head_dim=80, page_size=128),
+    "no_groups_large_pages": Case(
+        decodes=(50, 129), chunks=((7, 90),), kv_heads=4, group=1, head_dim=80, page_size=128
+    ),
 }
 
 

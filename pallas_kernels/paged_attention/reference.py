@@ -8,7 +8,14 @@ import numpy as np
 
 
 def paged_attention(
-    query: np.ndarray, key: np.ndarray, value: np.ndarray, keys: np.ndarray, values: np.ndarray, inputs: Any, *, spec: Any
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    inputs: Any,
+    *,
+    spec: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Same contract as `api.paged_attention` on NumPy arrays; rows of padding tokens are zero."""
     page_size, kv_heads, head_dim = keys.shape[1:]

@@ -21,9 +21,9 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     case = CASES[name]
     arrays = cast(make_arrays(case), dtype)
     inputs = jax.tree.map(jnp.asarray, arrays.inputs)
-    out, keys, values = jax.jit(
-        lambda *tensors: paged_attention(*tensors, inputs, spec=case.spec, mesh=MESH)
-    )(*arrays[:5])
+    out, keys, values = jax.jit(lambda *tensors: paged_attention(*tensors, inputs, spec=case.spec, mesh=MESH))(
+        *arrays[:5]
+    )
     exact, exact_keys, exact_values = reference.paged_attention(
         *(np.asarray(tensor, np.float64) for tensor in arrays[:5]), arrays.inputs, spec=case.spec
     )
@@ -39,6 +39,10 @@ def test_rejects_cache_of_other_heads() -> None:
     arrays = make_arrays(CASES["one_token"])
     with pytest.raises(ValueError, match="does not hold keys of shape"):
         paged_attention(
-            *arrays[:3], arrays.keys[:, :, :1], arrays.values[:, :, :1], arrays.inputs,
-            spec=CASES["one_token"].spec, mesh=MESH,
+            *arrays[:3],
+            arrays.keys[:, :, :1],
+            arrays.values[:, :, :1],
+            arrays.inputs,
+            spec=CASES["one_token"].spec,
+            mesh=MESH,
         )
