@@ -38,6 +38,9 @@ class Bucket:
         return f"{'mixed' if self.has_chunks else 'decode'}_{self.num_tokens}x{self.num_rows}"
 
 
+_ALIGNMENT = 4
+"""Fields start at multiples of so many words: the GPU's kernels read them in place, in pieces of 16 bytes."""
+
 FLAGS = ("any_random", "any_penalties", "any_edits", "any_bitmask", "any_logprobs", "any_prompt_logprobs")
 """Bits of the `flags` field, lowest first."""
 
@@ -88,7 +91,7 @@ class Layout:
     @cached_property
     def size(self) -> int:
         """Length of the buffer in 4-byte words."""
-        return sum(math.prod(shape) for shape, _ in self.fields.values())
+        return sum(_aligned(math.prod(shape)) for shape, _ in self.fields.values())
 
     def views(self, buffer: np.ndarray) -> dict[str, np.ndarray]:
         """Writable views of int32 [size]."""
@@ -96,7 +99,7 @@ class Layout:
         for name, (shape, dtype) in self.fields.items():
             end = start + math.prod(shape)
             views[name] = buffer[start:end].view(dtype).reshape(shape)
-            start = end
+            start = _aligned(end)
         return views
 
     def unpack(self, buffer: jax.Array) -> Mapping[str, jax.Array]:
@@ -106,5 +109,9 @@ class Layout:
             end = start + math.prod(shape)
             piece = buffer[start:end].reshape(shape)
             arrays[name] = piece if dtype == np.int32 else jax.lax.bitcast_convert_type(piece, jnp.dtype(dtype))
-            start = end
+            start = _aligned(end)
         return arrays
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -145,7 +145,10 @@ class ModelRunner:
 
         step.__name__ = bucket.name
         outputs = (self._everywhere, jax.tree.map(lambda array: array.sharding, self._state))
-        return jax.jit(step, donate_argnums=1, out_shardings=outputs).lower(*arguments)
+        # Accelerators would round the factors of float32 products to tf32 or bfloat16.
+        is_exact = self.config.dtype == "float32" and self._mesh.devices.flat[0].platform != "cpu"
+        with jax.default_matmul_precision("highest" if is_exact else None):
+            return jax.jit(step, donate_argnums=1, out_shardings=outputs).lower(*arguments)
 
     def _lower_counts(self) -> Any:
         chunk = jax.ShapeDtypeStruct((_COUNTED_CHUNK,), np.int32, sharding=self._everywhere)

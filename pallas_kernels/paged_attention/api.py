@@ -7,15 +7,17 @@ key-value heads of all pages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxllm.errors import DeviceError
+from jaxllm.pallas_kernels.jax_triton import require_triton
 from jaxllm.pallas_kernels.paged_attention import xla
 
 
@@ -50,17 +52,26 @@ class RaggedInputs(Protocol):
     def num_tiles(self) -> Int[Array, ""]: ...
 
 
-BACKENDS = {"cpu": xla.paged_attention}
+def _triton(*arguments: Any, spec: AttentionSpec) -> tuple[Array, Array, Array]:
+    # Imported at the first call: triton is there on GPUs only.
+    from jaxllm.pallas_kernels.paged_attention import triton
+
+    return triton.paged_attention(*arguments, spec=spec)
+
+
+BACKENDS: dict[str, Callable[..., tuple[Array, Array, Array]]] = {"cpu": xla.paged_attention, "gpu": _triton}
 """The implementation of each platform that has one."""
 
 
 def require_backend(platform: str) -> None:
-    """Raises DeviceError when no implementation serves `platform`: there is no silent slow fallback."""
+    """Raises DeviceError when no implementation can run on `platform`: there is no silent slow fallback."""
     if platform not in BACKENDS:
         raise DeviceError(
             f"no paged attention kernel for platform {platform!r} in this version; "
             f"available: {sorted(BACKENDS)}. Set device='cpu' (or JAX_PLATFORMS=cpu) to run on the CPU."
         )
+    if platform == "gpu":
+        require_triton()
 
 
 def paged_attention(

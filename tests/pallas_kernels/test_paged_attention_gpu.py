@@ -1,0 +1,60 @@
+"""The Triton kernels on a GPU against the float64 reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.pallas_kernels.paged_attention import reference
+from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec, paged_attention
+from jaxllm.pallas_kernels.paged_attention.cases import CASES, Case, make_arrays
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
+
+GPU_CASES = {
+    **CASES,
+    "splits_of_a_long_context": Case(decodes=(5000, 3, 64, 65), kv_heads=2, group=4, head_dim=128),
+    "pages_smaller_than_a_block": Case(decodes=(70, 9), chunks=((5, 140),), page_size=4),
+    "pages_of_one_token": Case(decodes=(40,), chunks=((5, 30),), page_size=1),
+    "odd_head_dim": Case(decodes=(40,), chunks=((5, 30),), group=5, head_dim=20),
+    "head_dim_96": Case(decodes=(300,), chunks=((100, 200),), head_dim=96, page_size=32),
+    "group_larger_than_a_block": Case(decodes=(200, 31), chunks=((5, 30),), kv_heads=1, group=20),
+    "window_of_one_and_soft_cap": Case(
+        decodes=(5, 40), chunks=((60, 90),), spec=AttentionSpec(scale=0.5, window=1, soft_cap=3.0)
+    ),
+    "window_and_soft_cap_in_wide_heads": Case(
+        decodes=(5, 400),
+        chunks=((160, 190),),
+        head_dim=256,
+        spec=AttentionSpec(scale=0.1, window=100, soft_cap=20.0),
+    ),
+    "serving": Case(
+        decodes=(1000, 17, 333),
+        chunks=((0, 128), (256, 256), (1, 1)),
+        kv_heads=8,
+        group=4,
+        head_dim=128,
+        padding_tokens=7,
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", GPU_CASES)
+def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
+    case = GPU_CASES[name]
+    arrays = make_arrays(case, seed=len(name))
+    tensors = [jnp.asarray(array, dtype) for array in arrays[:5]]
+    rounded = [np.asarray(tensor, np.float64) for tensor in tensors]
+    inputs = jax.tree.map(jnp.asarray, arrays.inputs)
+    mesh = jax.sharding.Mesh(np.array(jax.devices("gpu")[:1]), ("model",))
+    out, keys, values = jax.jit(lambda *tensors: paged_attention(*tensors, inputs, spec=case.spec, mesh=mesh))(*tensors)
+    exact, exact_keys, exact_values = reference.paged_attention(*rounded, arrays.inputs, spec=case.spec)
+    used = case.num_tokens - case.padding_tokens
+    out = np.asarray(out, np.float64)
+    assert np.isfinite(out).all()
+    assert np.linalg.norm(out[:used] - exact[:used]) / np.linalg.norm(exact[:used]) < TOLERANCE[dtype]
+    np.testing.assert_array_equal(np.asarray(keys, np.float64)[1:], exact_keys[1:])
+    np.testing.assert_array_equal(np.asarray(values, np.float64)[1:], exact_values[1:])

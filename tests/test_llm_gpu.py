@@ -1,0 +1,36 @@
+"""The whole engine on a GPU: float32 models give the tokens of transformers."""
+
+import pytest
+
+from jaxllm.llm import JaxLLM
+from jaxllm.sampling_params import SamplingParams
+from tests.references.reference import load_reference, tiny_reference_names
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("name", tiny_reference_names())
+def test_float32_gives_the_reference_tokens(name: str, tmp_path) -> None:
+    reference = load_reference(name)
+    params = [
+        SamplingParams(temperature=0.0, max_tokens=len(output), ignore_eos=True, detokenize=False, logprobs=0)
+        for output in reference.outputs
+    ]
+    with JaxLLM(
+        reference.directory,
+        skip_tokenizer_init=True,
+        dtype="float32",
+        device="gpu",
+        max_model_len=96,
+        max_num_seqs=2,
+        max_num_batched_tokens=32,
+        kv_cache_memory_bytes="8MB",
+        compilation_cache_dir=str(tmp_path),
+        use_tqdm_on_load=False,
+    ) as llm:
+        outputs = llm.generate(reference.prompts, params, use_tqdm=False)
+    assert [output.outputs[0].token_ids for output in outputs] == reference.outputs
+    for output, case in zip(outputs, reference.cases, strict=True):
+        drawn = output.outputs[0]
+        logprobs = [position[token].logprob for position, token in zip(drawn.logprobs, drawn.token_ids, strict=True)]
+        assert logprobs == pytest.approx(case.output_logprobs, abs=2e-4)
