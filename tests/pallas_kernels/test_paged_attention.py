@@ -26,7 +26,7 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     inputs = jax.tree.map(jnp.asarray, arrays.inputs)
     run = jax.jit(partial(paged_attention, spec=case.spec, mesh=MESH))
     out, keys, values = run(*arrays[:5], inputs)
-    doubles = CaseArrays(*jax.tree.map(lambda tensor: np.asarray(tensor, np.float64), arrays[:5]), arrays.inputs)
+    doubles = arrays._replace(**{name: np.asarray(getattr(arrays, name), np.float64) for name in arrays._fields[:5]})
     exact, exact_keys, exact_values = reference.paged_attention(*doubles, spec=case.spec)
     used = case.num_tokens - case.padding_tokens
     error = np.linalg.norm(np.asarray(out, np.float64)[:used] - exact[:used]) / np.linalg.norm(exact[:used])
