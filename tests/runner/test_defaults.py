@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from jaxllm.config import EngineConfig
@@ -56,7 +58,7 @@ def test_a_cpu_runs_what_it_is_fast_at(monkeypatch: pytest.MonkeyPatch, is_fast:
 def test_the_processor_s_flags_tell_of_fast_bfloat16(
     monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
 ) -> None:
-    monkeypatch.setattr(defaults.Path, "read_text", lambda path: text)
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
     assert defaults._has_fast_bfloat16() is expected
 
 
@@ -64,5 +66,5 @@ def test_a_system_without_cpuinfo_has_no_fast_bfloat16(monkeypatch: pytest.Monke
     def fail(path: object) -> str:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(defaults.Path, "read_text", fail)
+    monkeypatch.setattr(Path, "read_text", fail)
     assert defaults._has_fast_bfloat16() is False
