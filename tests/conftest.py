@@ -10,10 +10,10 @@ from hypothesis import settings
 NUM_VIRTUAL_DEVICES = 4
 """CPU devices that jax sees, enough for two- and four-way tensor parallelism."""
 
-STRICT_DTYPE_PROMOTION = False
+STRICT_DTYPE_PROMOTION = True
 """Whether mixing dtypes without a cast is an error in tests."""
 
-STRICT_RANK_PROMOTION = False
+STRICT_RANK_PROMOTION = True
 """Whether broadcasting arrays of different rank without a reshape is an error in tests."""
 
 # How long an example takes says more about the machine, and about what had to be compiled, than about the code.
