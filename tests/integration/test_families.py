@@ -36,7 +36,9 @@ def check_tokens(output: RequestOutput, case: ReferenceCase) -> None:
     completion = output.outputs[0]
     assert completion.token_ids == list(case.output_token_ids)
     assert completion.logprobs is not None
-    logprobs = [position[token].logprob for position, token in zip(completion.logprobs, completion.token_ids)]
+    logprobs = [
+        position[token].logprob for position, token in zip(completion.logprobs, completion.token_ids, strict=True)
+    ]
     np.testing.assert_allclose(logprobs, case.output_logprobs, atol=TOLERANCE)
     first = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
     assert first == pytest.approx(dict(case.first_top), abs=TOLERANCE)

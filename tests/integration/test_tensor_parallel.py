@@ -26,7 +26,10 @@ def test_same_tokens(name, size):
     with start_tiny(name, tensor_parallel_size=size, max_num_seqs=2) as llm:
         cache = llm._built.runner._state.caches[0].keys
         assert len(cache.sharding.device_set) == size
-        assert not cache.sharding.is_fully_replicated
+        assert cache.addressable_shards[0].data.nbytes == cache.nbytes // size
+        split = [array for array in llm._built.runner._weights if not array.sharding.is_fully_replicated]
+        assert all(array.addressable_shards[0].data.nbytes == array.nbytes // size for array in split)
+        assert sum(array.nbytes for array in split) > 0.25 * sum(array.nbytes for array in llm._built.runner._weights)
         assert greedy_outputs(llm, load_reference(name)) == load_reference(name).outputs
 
 
@@ -39,5 +42,7 @@ def test_heads_that_cannot_be_split():
 
 
 def test_more_devices_than_there_are():
-    with pytest.raises(DeviceError, match=f"tensor_parallel_size=64 needs as many devices, .* has {jax.device_count()}"):
+    with pytest.raises(
+        DeviceError, match=f"tensor_parallel_size=64 needs as many devices, .* has {jax.device_count()}"
+    ):
         start_tiny("llama_gqa", tensor_parallel_size=64)
