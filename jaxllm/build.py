@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -66,6 +65,7 @@ class BuiltEngine:
     """An engine and what stands around it."""
 
     engine: Engine
+    runner: ModelRunner
     tokenizer: Tokenizer | None
     """None with skip_tokenizer_init."""
     model_config: ServedModel
@@ -149,7 +149,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     compiled = time.perf_counter()
     times = StartupTimes(config=configured - started, weights=loaded - configured, compile=compiled - loaded)
     logger.info(
-        "Ready in %.1f s: configuration and tokenizer %.1f, weights %.1f, programs %.1f (%d compiled, %d from the cache)",
+        "Ready in %.1f s: configuration and tokenizer %.1f, weights %.1f, programs %.1f (%d compiled, %d cached)",
         compiled - started,
         times.config,
         times.weights,
@@ -163,6 +163,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
             scheduling_policy=config.scheduling_policy,
             enable_prefix_caching=config.enable_prefix_caching,
         ),
+        runner=runner,
         tokenizer=tokenizer,
         model_config=ServedModel(
             vocab_size=model.vocab_size,

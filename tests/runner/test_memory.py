@@ -27,7 +27,7 @@ def test_model_length_shrinks_to_the_pool_with_a_log_line(caplog: pytest.LogCapt
 
 
 def test_refuses_a_length_that_the_user_set_and_names_the_longest() -> None:
-    with pytest.raises(ValueError, match="max_model_len=100 does not fit .* longest that fits is 64"):
+    with pytest.raises(ValueError, match=r"max_model_len=100 does not fit .* longest that fits is 64"):
         size(free=500, max_model_len=100)
 
 
