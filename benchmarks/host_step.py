@@ -1,6 +1,7 @@
 """Host time of one engine step: scheduling and updating N running requests, with a runner that does nothing.
 
-It is processor time, so other work on the machine matters little. On a device, all of it hides behind the step that runs.
+It is processor time, so other work on the machine matters little. On a device, all of it hides behind the
+step that runs.
 
 python benchmarks/host_step.py --num-requests 256 --num-steps 500
 """

@@ -41,7 +41,8 @@ class HeadLayout:
         heads, kv_heads = config.num_heads, config.num_kv_heads
         if heads % num_shards or (kv_heads % num_shards and num_shards % kv_heads):
             raise UnsupportedModelError(
-                f"tensor_parallel_size={num_shards} can't split {heads} query heads and {kv_heads} key-value heads evenly"
+                f"tensor_parallel_size={num_shards} can't split {heads} query heads and {kv_heads} key-value heads "
+                "evenly"
             )
         repeat = max(1, num_shards // kv_heads)
         kv_heads *= repeat

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxllm.models.attention import Attention, Rope
+from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.models.layers import Embedding, GatedMLP, Linear, RMSNorm, rope_tables
@@ -44,7 +45,7 @@ class Gemma3Layer(nnx.Module):
         return x + self.after_mlp(self.mlp(self.before_mlp(x))), cache
 
 
-class Gemma3(nnx.Module):
+class Gemma3(CausalLM):
     """Token ids to hidden states, and hidden states to logits."""
 
     def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
@@ -69,8 +70,9 @@ class Gemma3(nnx.Module):
         rope = rope_tables(config.rope, config.head_dim, positions)
         new_caches = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, cache = apply_layer(layer, x, local_rope if layer.is_local else rope, cache, inputs.attention)
-            new_caches.append(cache)
+            layer_rope = local_rope if layer.is_local else rope
+            x, new_cache = apply_layer(layer, x, layer_rope, cache, inputs.attention)
+            new_caches.append(new_cache)
         return x, new_caches
 
     def logits(self, x: Float[Array, "rows hidden"]) -> Float[Array, "rows vocab"]:

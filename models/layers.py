@@ -93,7 +93,7 @@ class Embedding(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """down(activation(gate(x)) * up(x)). Gate and up are one matrix, side by side within each of `num_shards` shards."""
+    """down(activation(gate(x)) * up(x)). Gate and up are one matrix, side by side in each of `num_shards` shards."""
 
     def __init__(self, config: ModelConfig, prefix: str, *, num_shards: int) -> None:
         size, hidden = config.intermediate_size, config.hidden_size

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxllm.models.attention import Attention, Rope
+from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.models.layers import Embedding, GatedMLP, Linear, RMSNorm, rope_tables
@@ -33,7 +34,7 @@ class LlamaLayer(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), cache
 
 
-class Llama(nnx.Module):
+class Llama(CausalLM):
     """Token ids to hidden states, and hidden states to logits."""
 
     qk_norm_offset: float | None = None
@@ -58,8 +59,8 @@ class Llama(nnx.Module):
         rope = rope_tables(self.config.rope, self.config.head_dim, inputs.attention.positions)
         new_caches = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, cache = apply_layer(layer, x, rope, cache, inputs.attention)
-            new_caches.append(cache)
+            x, new_cache = apply_layer(layer, x, rope, cache, inputs.attention)
+            new_caches.append(new_cache)
         return x, new_caches
 
     def logits(self, x: Float[Array, "rows hidden"]) -> Float[Array, "rows vocab"]:

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxllm.models.attention import Attention
+from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.models.layers import Embedding, LayerNorm, Linear, activate
@@ -46,7 +47,7 @@ class OPTLayer(nnx.Module):
         return (x if self.norm_before else self.mlp_norm(x)), cache
 
 
-class OPT(nnx.Module):
+class OPT(CausalLM):
     """Token ids to hidden states, and hidden states to logits."""
 
     def __init__(self, config: ModelConfig, mesh: Mesh) -> None:
@@ -77,8 +78,8 @@ class OPT(nnx.Module):
         x = x + self.positions(inputs.attention.positions + POSITION_OFFSET)
         new_caches = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, cache = apply_layer(layer, x, cache, inputs.attention)
-            new_caches.append(cache)
+            x, new_cache = apply_layer(layer, x, cache, inputs.attention)
+            new_caches.append(new_cache)
         return x, new_caches
 
     def logits(self, x: Float[Array, "rows hidden"]) -> Float[Array, "rows vocab"]:

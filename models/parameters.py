@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import numpy as np
@@ -37,11 +38,14 @@ def parameter(
     """An unfilled parameter. `axes` has one entry per dimension."""
     assert len(shape) == len(axes), f"{len(shape)} dimensions but {len(axes)} axes"
     names = (sources,) if isinstance(sources, str) else tuple(sources)
-    placeholder = jax.ShapeDtypeStruct(tuple(shape), np.float32)
+    # A shape stands where the array will be: the type says what a filled model holds.
+    placeholder = cast("jax.Array", jax.ShapeDtypeStruct(tuple(shape), np.float32))
     return nnx.Param(placeholder, axes=tuple(axes), sources=names, assemble=assemble)
 
 
-def describe(model: nnx.Module) -> tuple[nnx.GraphDef, list[ParameterInfo], jax.tree_util.PyTreeDef]:
+def describe[Model: nnx.Module](
+    model: Model,
+) -> tuple[nnx.GraphDef[Model], list[ParameterInfo], jax.tree_util.PyTreeDef]:
     """Splits an unfilled model into its structure, its parameters in leaf order, and the tree of the leaves."""
     _, state = nnx.split(model)
     infos = [

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from jaxllm.errors import UnsupportedModelError
+from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.gemma3 import Gemma3
-from jaxllm.models.inputs import KVCache, StepInputs
 from jaxllm.models.llama import Llama
 from jaxllm.models.opt import OPT
 from jaxllm.models.qwen3 import Qwen3
 
-
-class CausalLM(Protocol):
-    """What the step asks of a port."""
-
-    def __call__(
-        self, inputs: StepInputs, caches: Sequence[KVCache]
-    ) -> tuple[Float[Array, "tokens hidden"], list[KVCache]]: ...
-
-    def logits(self, x: Float[Array, "rows hidden"]) -> Float[Array, "rows vocab"]: ...
-
-
-ARCHITECTURES: dict[str, type[nnx.Module]] = {
+ARCHITECTURES: dict[str, type[CausalLM]] = {
     "LlamaForCausalLM": Llama,
     "LLaMAForCausalLM": Llama,
     "OPTForCausalLM": OPT,
@@ -37,7 +21,7 @@ ARCHITECTURES: dict[str, type[nnx.Module]] = {
 }
 
 
-def build_model(config: ModelConfig, mesh: Mesh) -> nnx.Module:
+def build_model(config: ModelConfig, mesh: Mesh) -> CausalLM:
     """The unfilled port of `config.architecture`. Raises UnsupportedModelError for one that is not known."""
     if config.architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))

@@ -21,8 +21,8 @@ def apply_layer(layer: nnx.Module, *arguments: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _function(graphdef: nnx.GraphDef) -> Callable[..., Any]:
-    def layer(state: nnx.State, *arguments: Any) -> Any:
+def _function(graphdef: nnx.GraphDef[Any]) -> Callable[..., Any]:
+    def layer(state: nnx.State[Any, Any], *arguments: Any) -> Any:
         return nnx.merge(graphdef, state)(*arguments)
 
     return jax.jit(layer)

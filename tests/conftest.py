@@ -10,10 +10,10 @@ from hypothesis import settings
 NUM_VIRTUAL_DEVICES = 4
 """CPU devices that jax sees, enough for two- and four-way tensor parallelism."""
 
-STRICT_DTYPE_PROMOTION = False
+STRICT_DTYPE_PROMOTION = True
 """Whether mixing dtypes without a cast is an error in tests."""
 
-STRICT_RANK_PROMOTION = False
+STRICT_RANK_PROMOTION = True
 """Whether broadcasting arrays of different rank without a reshape is an error in tests."""
 
 # How long an example takes says more about the machine, and about what had to be compiled, than about the code.
@@ -28,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
     # Tokenizers warn about processes that fork after they were used.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Log lines go to the root logger, where caplog sees them.
+    os.environ["JAXLLM_CONFIGURE_LOGGING"] = "0"
     # Compiled programs are shared by the workers of a run and by later runs, apart from the user's own.
     os.environ["JAXLLM_CACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "jaxllm")
     if not _wants_gpu(config):

@@ -62,7 +62,8 @@ class Request:
         | <---------- num_tokens --------------> | <- num_unread |
         | <---------- num_computed_tokens (dispatched) ------> |   one drawn token is still to be computed
 
-    "Computed" means that a step which computes it was dispatched: steps run in that order, so later ones may rely on it.
+    "Computed" means that a step which computes it was dispatched: steps run in that order, so later ones may rely
+    on it.
     """
 
     __slots__ = (

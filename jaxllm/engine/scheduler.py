@@ -269,8 +269,10 @@ class Scheduler:
             self.page_tables.register(request)
         if num_tokens >= request.min_total_tokens:
             if token_id in request.eos_token_ids:
-                return self.finish(request, "stop")
+                self.finish(request, "stop")
+                return
             if token_id in request.stop_token_ids:
-                return self.finish(request, "stop", stop_reason=token_id)
+                self.finish(request, "stop", stop_reason=token_id)
+                return
         if num_tokens >= request.max_total_tokens:
             self.finish(request, "length")

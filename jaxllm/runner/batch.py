@@ -137,7 +137,8 @@ def has_penalties(params: SamplingParams) -> bool:
 
 def _pack_tokens(requests: Sequence[ScheduledRequest], views: dict[str, np.ndarray], page_size: int) -> None:
     """Fills everything that describes tokens, pages and rows."""
-    token, tiles, num_decodes = 0, [], 0
+    token = num_decodes = 0
+    tiles: list[tuple[int, int, int]] = []
     views["targets"][:] = NO_TARGET
     views["context_lens"][:] = 1
     for row, request in enumerate(requests):

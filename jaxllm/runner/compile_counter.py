@@ -14,7 +14,7 @@ class _Counter:
         self.value = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **details: object) -> None:
+    def _listen(self, event: str, duration_secs: float, **details: str | int) -> None:
         self.value += event == _EVENT
 
 

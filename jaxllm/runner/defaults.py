@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxllm.config import EngineConfig
-from jaxllm.errors import ValidationError
 
 _CPU_LIMITS = (32, 512)
 _ACCELERATOR_LIMITS = (256, 8192)
@@ -23,14 +22,11 @@ class StepLimits:
 
 
 def choose_limits(config: EngineConfig, platform: str) -> StepLimits:
-    """The configured limits, else those that suit the platform. Raises ValidationError if a row can't get a token."""
+    """The configured limits, else those that suit the platform; every row can get a token."""
     default_seqs, default_tokens = _CPU_LIMITS if platform == "cpu" else _ACCELERATOR_LIMITS
     seqs = config.max_num_seqs or min(default_seqs, config.max_num_batched_tokens or default_seqs)
     tokens = config.max_num_batched_tokens or max(default_tokens, seqs)
-    if tokens < seqs:
-        raise ValidationError(
-            f"max_num_batched_tokens={tokens} must be at least max_num_seqs={seqs}", parameter="max_num_batched_tokens"
-        )
+    assert tokens >= seqs, "EngineConfig refuses fewer tokens than rows"
     return StepLimits(seqs, tokens)
 
 

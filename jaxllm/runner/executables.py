@@ -13,10 +13,10 @@ import os
 import pickle
 import platform
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ class ExecutableStore:
         self._devices = devices
         self.num_compiled = 0
         """Programs that had to be compiled."""
-        self.seconds_compiling = 0.0
 
     def get_all(self, programs: dict[str, Lower], on_done: Callable[[str], None]) -> dict[str, Compiled]:
         """All programs by name; missing ones are traced one by one and compiled side by side."""
@@ -53,16 +52,13 @@ class ExecutableStore:
                 if (compiled := future.result()) is not None:
                     found[name] = compiled
                     on_done(name)
-            started = time.perf_counter()
             compiling = {
-                name: pool.submit(self._compile, name, lower()) for name, lower in programs.items() if name not in found
+                pool.submit(self._compile, name, lower()): name for name, lower in programs.items() if name not in found
             }
-            for name, future in compiling.items():
-                found[name] = future.result()
-                on_done(name)
-        if compiling:
-            self.num_compiled += len(compiling)
-            self.seconds_compiling += time.perf_counter() - started
+            for done in as_completed(compiling):
+                found[compiling[done]] = done.result()
+                on_done(compiling[done])
+        self.num_compiled += len(compiling)
         return found
 
     def _path(self, name: str) -> Path:
@@ -104,7 +100,7 @@ class ExecutableStore:
 
 def program_key(*parts: object) -> str:
     """A key over `parts` and over what every program depends on: code, versions, flags and the machine."""
-    common = (_code_digest(), jax.__version__, _jaxlib_version(), os.environ.get("XLA_FLAGS", ""), _machine())
+    common = (_code_digest(), jax.__version__, version("jaxlib"), os.environ.get("XLA_FLAGS", ""), _machine())
     return "\n".join(repr(part) for part in (*parts, *common))
 
 
@@ -117,12 +113,6 @@ def _code_digest() -> str:
         for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _jaxlib_version() -> str:
-    import jaxlib
-
-    return str(jaxlib.__version__)
 
 
 @cache

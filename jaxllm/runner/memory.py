@@ -30,14 +30,13 @@ class CacheSize:
 def size_cache(config: EngineConfig, *, model_len: int, page_bytes: int, max_num_seqs: int, free: int) -> CacheSize:
     """Sizes the pool for pages of `page_bytes` (all layers, all devices) with `free` bytes of memory left.
 
-    A `max_model_len` that doesn't fit is shrunk with a log line, or refused when the user set it.
-    Raises ValidationError when not even one page fits.
+    A model longer than the pool is cut with a log line. Raises ValidationError when the user asked for more than fits,
+    or for more than the model has, and when not even one page fits.
     """
-    wanted_len = config.max_model_len if isinstance(config.max_model_len, int) else model_len
+    wanted_len = _wanted_len(config, model_len)
     page_size = config.page_size
-    pages_per_sequence = -(-wanted_len // page_size)
     budget = config.kv_cache_memory_bytes or free
-    num_pages = min(budget // page_bytes, max_num_seqs * pages_per_sequence + 1)
+    num_pages = min(budget // page_bytes, max_num_seqs * -(-wanted_len // page_size) + 1)
     fitting_len = (num_pages - 1) * page_size
     if fitting_len < 1:
         raise ValidationError(
@@ -57,14 +56,26 @@ def size_cache(config: EngineConfig, *, model_len: int, page_bytes: int, max_num
     return CacheSize(num_pages=num_pages, max_model_len=fitting_len)
 
 
-def free_bytes(config: EngineConfig, devices: list[jax.Device], *, sequence_bytes: int, reserved: int) -> int:
+def free_bytes(
+    config: EngineConfig, devices: list[jax.Device], *, model_len: int, cache_bytes_per_token: int, reserved: int
+) -> int:
     """Bytes that the cache may take. `reserved` is what programs need beside weights and cache, on every device."""
     if devices[0].platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        return min(int(memory * config.device_memory_utilization), max(_CPU_CACHE_BYTES, sequence_bytes))
+        sequence = (_wanted_len(config, model_len) + 2 * config.page_size) * cache_bytes_per_token
+        return min(int(memory * config.device_memory_utilization), max(_CPU_CACHE_BYTES, sequence))
     free = []
     for device in devices:
         stats = device.memory_stats() or {}
         limit, used = stats.get("bytes_limit", 0), stats.get("bytes_in_use", 0)
         free.append(int(limit * config.device_memory_utilization) - used - reserved)
     return max(0, min(free)) * len(devices)
+
+
+def _wanted_len(config: EngineConfig, model_len: int) -> int:
+    wanted = config.max_model_len if isinstance(config.max_model_len, int) else model_len
+    if wanted > model_len:
+        raise ValidationError(
+            f"max_model_len={wanted} is longer than the model's {model_len} positions", parameter="max_model_len"
+        )
+    return wanted

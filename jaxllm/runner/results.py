@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ class DispatchedStep:
     def __init__(self, step: ScheduledStep, outputs: StepOutputs, params: Sequence[SamplingParams]) -> None:
         self._step = step
         self._params = params
-        self._token_ids = outputs.sampled.token_ids
+        self._token_ids: Any = outputs.sampled.token_ids  # the type of jax arrays lacks is_ready
         wants_logprobs = any(p.logprobs is not None for p in params)
         wants_prompt = any(request.prompt_logprob_targets is not None for request in step.requests)
         sampled = outputs.sampled

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import KVCache
 from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
 from jaxllm.runner.buckets import bucket_ladder, smallest
@@ -52,7 +53,7 @@ class ModelRunner:
         self,
         config: RunnerConfig,
         *,
-        graphdef: nnx.GraphDef,
+        graphdef: nnx.GraphDef[CausalLM],
         treedef: jax.tree_util.PyTreeDef,
         weights: tuple[jax.Array, ...],
         cache_shape: tuple[int, ...],

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.runner.layout import FLAGS, Layout
 from jaxllm.runner.penalty_counts import update_counts
@@ -57,7 +58,7 @@ class StepOutputs(NamedTuple):
 class StepProgram:
     """A step of one bucket as a pure function of (weights, state, buffer, constraints); `state` is donated."""
 
-    graphdef: nnx.GraphDef
+    graphdef: nnx.GraphDef[CausalLM]
     treedef: jax.tree_util.PyTreeDef
     layout: Layout
     max_logprobs: int
@@ -90,7 +91,7 @@ class StepProgram:
         )
         return StepOutputs(sampled, prompt), state
 
-    def _score_prompt(self, model: nnx.Module, hidden: jax.Array, fields: Mapping[str, jax.Array]) -> TokenScores:
+    def _score_prompt(self, model: CausalLM, hidden: jax.Array, fields: Mapping[str, jax.Array]) -> TokenScores:
         """Scores each token's target, a few rows of logits at a time; zeros when no request asks."""
         tokens = hidden.shape[0]
         rows = min(SCORED_ROWS, tokens)

@@ -39,7 +39,7 @@ def gguf_hf_config(file: GgufFile) -> dict[str, Any]:
     hf_class, model_type = _ARCHITECTURES[architecture]
     if metadata.number("expert_count", 0):
         raise UnsupportedModelError(f"{file.path} is a mixture of experts, which is not supported in GGUF.")
-    config = {"architectures": [hf_class], "model_type": model_type, "torch_dtype": "bfloat16"}
+    config: dict[str, Any] = {"architectures": [hf_class], "model_type": model_type, "torch_dtype": "bfloat16"}
     config |= _sizes(metadata) | _rope(metadata) | _token_ids(file.metadata)
     if architecture == "gemma3":
         config |= _gemma3(metadata, config)
@@ -134,7 +134,7 @@ def _rope(metadata: _Metadata) -> dict[str, Any]:
 def _llama3_scaling(metadata: _Metadata, theta: float) -> dict[str, Any]:
     """Finds Llama 3's rope scaling back from the divisors of the frequencies, all that a GGUF file keeps of it."""
     divisors = metadata.file.read("rope_freqs.weight").astype(np.float64)
-    scaling = {"rope_type": "llama3", "factor": _shortest(divisors.max())} | _LLAMA3_SCALING
+    scaling: dict[str, Any] = {"rope_type": "llama3", "factor": _shortest(divisors.max())} | _LLAMA3_SCALING
     wavelengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_max_position_embeddings"] / wavelengths

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -134,7 +134,8 @@ def _host_array(checkpoint: Checkpoint, target: WeightTarget) -> np.ndarray:
             f"{checkpoint.location}: {target.name} must have the shape {target.shape}, but {shapes} give {host.shape}."
         )
     # On the CPU a device array may share the host array's memory, which must then be no mapped file.
-    is_on_cpu = any(device.platform == "cpu" for device in target.sharding.addressable_devices)
+    devices: Iterable[jax.Device] = target.sharding.addressable_devices
+    is_on_cpu = any(device.platform == "cpu" for device in devices)
     return _cast(host, np.dtype(target.dtype), copy=is_on_cpu)
 
 

@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,8 +113,9 @@ _ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {
     ("torch._utils", "_rebuild_tensor_v3"): _RebuildTensorWithDtype,
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter,
     ("torch.storage", "UntypedStorage"): lambda: _Dtype("uint8"),
-} | {("torch", name): lambda name=name: _Dtype(name) for name in _DTYPES}
-_ALLOWED |= {("torch", storage): lambda name=name: _Dtype(name) for storage, name in _STORAGES.items()}
+}
+_ALLOWED |= {("torch", name): partial(_Dtype, name) for name in _DTYPES}
+_ALLOWED |= {("torch", storage): partial(_Dtype, name) for storage, name in _STORAGES.items()}
 
 
 class _RefusedError(pickle.UnpicklingError):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec
 
 TILE_TOKENS = 128
+_PLAIN = AttentionSpec(scale=0.125)
 
 
 class CaseInputs(NamedTuple):
@@ -19,9 +20,9 @@ class CaseInputs(NamedTuple):
     slot_mapping: np.ndarray
     page_tables: np.ndarray
     context_lens: np.ndarray
-    num_decodes: np.ndarray
+    num_decodes: np.int32
     tiles: np.ndarray
-    num_tiles: np.ndarray
+    num_tiles: np.int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Case:
     page_size: int = 16
     padding_tokens: int = 0
     padding_rows: int = 0
-    spec: AttentionSpec = AttentionSpec(scale=0.125)
+    spec: AttentionSpec = _PLAIN
 
     @property
     def num_tokens(self) -> int:
@@ -85,7 +86,9 @@ def make_arrays(case: Case, seed: int = 0) -> CaseArrays:
     num_rows = len(contexts) + case.padding_rows
     tables = np.zeros((num_rows, max(pages_needed) + 1), np.int32)
     lens = np.ones(num_rows, np.int32)
-    positions, slots, tiles = [], [], []
+    positions: list[int] = []
+    slots: list[int] = []
+    tiles: list[tuple[int, int, int]] = []
     token = 0
     for row, (context, count) in enumerate(zip(contexts, counts, strict=True)):
         owned = [free.pop() for _ in range(pages_needed[row])]

@@ -18,7 +18,7 @@ def paged_attention(
     spec: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Same contract as `api.paged_attention` on NumPy arrays; rows of padding tokens are zero."""
-    page_size, kv_heads, head_dim = keys.shape[1:]
+    page_size = keys.shape[1]
     keys, values = keys.astype(np.float64), values.astype(np.float64)
     owners = _owners(inputs, len(query))
     for token, row in enumerate(owners):

@@ -54,8 +54,8 @@ class _Pages(NamedTuple):
         """Keys and values of block `index` of each row, [*rows, block tokens, kv_heads, head_dim]."""
         ids = jax.lax.dynamic_slice_in_dim(table, index * self.block_pages, self.block_pages, axis=-1)
         shape = (*table.shape[:-1], self.block_tokens, self.kv_heads, self.head_dim)
-        flat = ids.reshape(-1)
-        return tuple(pool.at[flat].get(mode="promise_in_bounds").reshape(shape) for pool in (self.keys, self.values))
+        keys, values = (pool.at[ids.reshape(-1)].get(mode="promise_in_bounds") for pool in (self.keys, self.values))
+        return keys.reshape(shape), values.reshape(shape)
 
 
 def paged_attention(

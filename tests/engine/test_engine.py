@@ -273,7 +273,7 @@ def test_refuses_wrong_prompts(prompt: list[int], message: str) -> None:
 def test_accepts_arrays_and_does_not_keep_them() -> None:
     prompt = np.array([1, 2, 3], np.int32)
     engine = Engine(FakeRunner())
-    request = make_request("a", prompt)  # type: ignore[arg-type]
+    request = make_request("a", prompt)
     expected = expected_tokens(request, 64)
     engine.add_request(request)
     prompt[:] = 9

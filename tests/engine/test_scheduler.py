@@ -1,11 +1,16 @@
 """What each step computes, by exact rows: (request, first token, number of tokens, pages)."""
 
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 
 from jaxllm.engine import Engine
 from jaxllm.engine.scheduler import PlannedStep, Scheduler
 from jaxllm.steps import NO_TARGET
 from tests.engine.helpers import FakeRunner, Params, expected_tokens, make_request, rows, run_all
+
+if TYPE_CHECKING:
+    from jaxllm.sampling_params import SamplingParams
 
 
 def start(runner: FakeRunner, *requests, **options) -> Engine:
@@ -120,7 +125,7 @@ def test_a_slot_start_tells_all_about_the_request() -> None:
     )
     engine.step()
     (slot_start,) = runner.steps[0].starts
-    assert slot_start.sampling_params is params
+    assert slot_start.sampling_params is cast("SamplingParams", params)
     assert slot_start.seed == 11
     assert slot_start.stop_token_ids == (3, 5, 7)
     assert slot_start.bad_word_ids == ((4, 5),)
@@ -241,7 +246,8 @@ def test_equal_prompts_added_together_are_computed_once() -> None:
 
 def test_other_prompts_overtake_those_that_wait_for_a_page_in_the_making() -> None:
     runner = FakeRunner()
-    run_all(start(runner, *(make_request(name, prompt) for name, prompt in zip("abc", ([1] * 6, [1] * 6, [2] * 6)))))
+    prompts = {"a": [1] * 6, "b": [1] * 6, "c": [2] * 6}
+    run_all(start(runner, *(make_request(name, prompt) for name, prompt in prompts.items())))
     assert [row[:3] for row in rows(runner.steps[0])] == [("a", 0, 6), ("c", 0, 6)]
     assert [row[:3] for row in rows(runner.steps[1])] == [("a", 6, 1), ("c", 6, 1), ("b", 4, 2)]
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2}
 
 
 def cast(arrays: CaseArrays, dtype: str) -> CaseArrays:
-    return CaseArrays(*(jnp.asarray(array, dtype) for array in arrays[:5]), arrays.inputs)
+    query, key, value, keys, values = (jnp.asarray(array, dtype) for array in arrays[:5])
+    return CaseArrays(query, key, value, keys, values, arrays.inputs)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -21,12 +24,10 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     case = CASES[name]
     arrays = cast(make_arrays(case), dtype)
     inputs = jax.tree.map(jnp.asarray, arrays.inputs)
-    out, keys, values = jax.jit(lambda *tensors: paged_attention(*tensors, inputs, spec=case.spec, mesh=MESH))(
-        *arrays[:5]
-    )
-    exact, exact_keys, exact_values = reference.paged_attention(
-        *(np.asarray(tensor, np.float64) for tensor in arrays[:5]), arrays.inputs, spec=case.spec
-    )
+    run = jax.jit(partial(paged_attention, spec=case.spec, mesh=MESH))
+    out, keys, values = run(*arrays[:5], inputs)
+    doubles = arrays._replace(**{name: np.asarray(getattr(arrays, name), np.float64) for name in arrays._fields[:5]})
+    exact, exact_keys, exact_values = reference.paged_attention(*doubles, spec=case.spec)
     used = case.num_tokens - case.padding_tokens
     error = np.linalg.norm(np.asarray(out, np.float64)[:used] - exact[:used]) / np.linalg.norm(exact[:used])
     assert error < TOLERANCE[dtype]

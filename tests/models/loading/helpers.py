@@ -66,13 +66,19 @@ class FakeTensor:
     def __init__(self, fake: FakeTorch, storage: np.ndarray, **fields: Any) -> None:
         self.fake = fake
         self.storage = storage
-        self.fields = {"offset": 0, "shape": storage.shape, "strides": None, "is_parameter": False} | fields
+        self.fields: dict[str, Any] = {
+            "offset": 0,
+            "shape": storage.shape,
+            "strides": None,
+            "is_parameter": False,
+        } | fields
         if self.fields["strides"] is None:
             self.fields["strides"] = tuple(step // storage.itemsize for step in storage.strides)
 
     def __reduce__(self) -> Any:
         fields, utils = self.fields, self.fake.utils
-        arguments = (FakeStorage(self), fields["offset"], fields["shape"], fields["strides"], False, OrderedDict())
+        place = (fields["offset"], fields["shape"], fields["strides"])
+        arguments: tuple[Any, ...] = (FakeStorage(self), *place, False, OrderedDict())
         if fields["is_parameter"]:
             plain = FakeTensor(self.fake, self.storage, **(fields | {"is_parameter": False}))
             return utils._rebuild_parameter, (plain, True, OrderedDict())

@@ -11,6 +11,7 @@ from jaxllm.models.loading import embedded
 from jaxllm.models.loading.cache import cache_directory
 from jaxllm.models.loading.checkpoint import open_checkpoint, read_hf_config
 from jaxllm.models.loading.embedded import EmbeddedModel, PackagedFile, find_embedded_model, list_embedded_models
+from jaxllm.models.loading.glassllm import convert_glassllm
 from jaxllm.models.loading.source import resolve_model
 
 
@@ -52,8 +53,8 @@ def make_parts(make_package, sha256):
 
 def write_glassllm(make_package, tmp_path):
     rng = np.random.default_rng(0)
-    settings = {"vocab_size": 8, "d_model": 8, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "max_len": 16}
-    settings |= {"rope_base": 10000.0, "eps": 1e-6, "init_std": 0.02}
+    sizes = {"vocab_size": 8, "d_model": 8, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "max_len": 16}
+    settings = {**sizes, "rope_base": 10000.0, "eps": 1e-6, "init_std": 0.02}
     shapes = {"E": (8, 8), "norm_f.gamma": (8,), "blocks.0.norm1.gamma": (8,), "blocks.0.norm2.gamma": (8,)}
     shapes |= {"blocks.0.attn.W_Q": (8, 8), "blocks.0.attn.W_K": (8, 4), "blocks.0.attn.W_V": (8, 4)}
     shapes |= {"blocks.0.attn.W_O": (8, 8), "blocks.0.ffn.W1": (8, 5), "blocks.0.ffn.W3": (8, 5)}
@@ -140,7 +141,7 @@ def test_the_converted_tokenizer_splits_merges_and_joins(make_package, tmp_path)
 
 def test_a_faster_process_is_no_error(make_package, tmp_path, monkeypatch):
     write_glassllm(make_package, tmp_path)
-    convert = embedded.convert_glassllm
+    convert = convert_glassllm
 
     def convert_twice(weights, tokenizer, directory):
         convert(weights, tokenizer, directory)

@@ -25,8 +25,9 @@ def permute_as_gguf(rows, num_heads):
 
 
 def test_llama_names(tmp_path):
-    tensors = {f"blk.1.{name}.weight": np.zeros((64, 2), np.float32) for name in LLAMA_LAYER}
-    tensors |= {"output_norm.weight": np.zeros(64), "output.weight": EMBEDDING, "rope_freqs.weight": np.ones(8)}
+    layer = {f"blk.1.{name}.weight": np.zeros((64, 2), np.float32) for name in LLAMA_LAYER}
+    norm, frequencies = {"output_norm.weight": np.zeros(64)}, {"rope_freqs.weight": np.ones(8)}
+    tensors = {**layer, **norm, "output.weight": EMBEDDING, **frequencies}
     assert open_gguf(tmp_path, tensors).names() == [
         "model.embed_tokens.weight",
         "model.layers.1.input_layernorm.weight",

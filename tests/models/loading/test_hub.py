@@ -1,5 +1,6 @@
 import sys
 import types
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def start_hub(monkeypatch):
         contexts.append(context)
         return hub
 
-    contexts = []
+    contexts: list[Any] = []
     yield start
     for context in contexts:
         context.__exit__(None, None, None)

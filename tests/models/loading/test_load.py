@@ -109,7 +109,7 @@ def test_the_arrays_do_not_depend_on_the_file(tmp_path):
 
 
 def test_progress_sums_up_to_the_bytes_of_the_targets():
-    steps = []
+    steps: list[int] = []
     targets = [make_target(sources="a"), make_target(sources="b", dtype=jnp.bfloat16)]
     load_weights(MemoryCheckpoint(VALUES), targets, progress=steps.append)
     assert steps == [24, 12]
@@ -117,7 +117,8 @@ def test_progress_sums_up_to_the_bytes_of_the_targets():
 
 
 def test_the_host_holds_a_few_tensors_at_a_time(monkeypatch):
-    held, peaks = set(), []
+    held: set[str] = set()
+    peaks: list[int] = []
 
     def read(name):
         with checkpoint.lock:
@@ -133,7 +134,7 @@ def test_the_host_holds_a_few_tensors_at_a_time(monkeypatch):
                 held.discard(target.sources[0])
 
     checkpoint = MemoryCheckpoint({f"t{number}": np.zeros(2, np.float32) for number in range(50)})
-    checkpoint.read = read
+    monkeypatch.setattr(checkpoint, "read", read)
     load_original = load._load
     monkeypatch.setattr(load, "_load", load_one)
     load_weights(checkpoint, [make_target(sources=(name,), shape=(2,)) for name in checkpoint.names()])
@@ -222,7 +223,12 @@ def test_dummy_weights_depend_on_seed_and_name_but_not_on_the_sharding():
 def test_one_program_is_compiled_per_distinct_shape(monkeypatch):
     compiled = []
     compile_fill = load._compile_fill
-    monkeypatch.setattr(load, "_compile_fill", lambda *key: compiled.append(key) or compile_fill(*key))
+
+    def compile_and_note(*key):
+        compiled.append(key)
+        return compile_fill(*key)
+
+    monkeypatch.setattr(load, "_compile_fill", compile_and_note)
     targets = [make_target(f"layers.{layer}.w", shape=(5, 7)) for layer in range(20)]
     dummy_weights([*targets, make_target("norm", shape=(9,))], seed=0)
     assert [shape for shape, _, _ in compiled] == [(5, 7), (9,)]
