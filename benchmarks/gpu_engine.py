@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--output-len", type=int, default=128)
     parser.add_argument("--prefill-len", type=int, default=2048)
     parser.add_argument("--max-model-len", type=int, default=8192)
+    parser.add_argument("--temperature", type=float, default=0.0, help="above 0 draws, with a top_p of 0.95")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -51,16 +52,25 @@ def main() -> None:
     print(f"device copy: {bandwidth / 1e12:.2f} TB/s, bytes read and written")
     for batch_size in options.batch_sizes:
         _report_decode(llm, rng, batch_size, options, bandwidth)
-    prefill = min(_seconds(llm, rng, 1, options.prefill_len, 1) for _ in range(options.repeats + 1))
+    greedy = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False)
+    prefill = min(_seconds(llm, rng, 1, options.prefill_len, greedy) for _ in range(options.repeats + 1))
     print(f"prefill of {options.prefill_len}: {prefill * 1e3:.1f} ms, {options.prefill_len / prefill:,.0f} tokens/s")
     llm.shutdown()
 
 
 def _report_decode(llm: JaxLLM, rng: np.random.Generator, batch_size: int, options: Any, bandwidth: float) -> None:
+    all_params = SamplingParams(
+        temperature=options.temperature,
+        top_p=0.95,
+        max_tokens=options.output_len + 1,
+        ignore_eos=True,
+        detokenize=False,
+    )
+    one_params = all_params.clone(max_tokens=1)
     one, all_ = [], []
     for _ in range(options.repeats + 1):
-        one.append(_seconds(llm, rng, batch_size, options.prompt_len, 1))
-        all_.append(_seconds(llm, rng, batch_size, options.prompt_len, options.output_len + 1))
+        one.append(_seconds(llm, rng, batch_size, options.prompt_len, one_params))
+        all_.append(_seconds(llm, rng, batch_size, options.prompt_len, all_params))
     step = (float(np.median(all_[1:])) - float(np.median(one[1:]))) / options.output_len
     floor = _step_bytes(llm, batch_size, options.prompt_len + options.output_len // 2) / bandwidth
     print(
@@ -70,10 +80,9 @@ def _report_decode(llm: JaxLLM, rng: np.random.Generator, batch_size: int, optio
     )
 
 
-def _seconds(llm: JaxLLM, rng: np.random.Generator, batch_size: int, prompt_len: int, output_len: int) -> float:
+def _seconds(llm: JaxLLM, rng: np.random.Generator, batch_size: int, prompt_len: int, params: SamplingParams) -> float:
     ids = rng.integers(FIRST_PLAIN_TOKEN, llm.vocab_size, (batch_size, prompt_len))
     prompts = [{"prompt_token_ids": row.tolist()} for row in ids]
-    params = SamplingParams(temperature=0.0, max_tokens=output_len, ignore_eos=True, detokenize=False)
     started = time.perf_counter()
     llm.generate(prompts, params, use_tqdm=False)
     return time.perf_counter() - started
@@ -94,16 +103,16 @@ def _cache_bytes(llm: JaxLLM) -> int:
     return sum(array.nbytes for array in jax.tree.leaves(llm._built.runner._state.caches))
 
 
-def _copy_bandwidth(num_bytes: int = 1 << 32, repeats: int = 10) -> float:
-    source = jnp.ones(num_bytes // 4, jnp.float32)
-    copy = jax.jit(lambda x: x + 1)
-    copy(source).block_until_ready()
-    seconds = []
+def _copy_bandwidth(num_bytes: int = 1 << 29, repeats: int = 20) -> float:
+    """Small enough for what the cache leaves of the device's memory, large enough to hide the calls."""
+    array = jnp.ones(num_bytes // 4, jnp.float32)
+    copy = jax.jit(lambda x: x + 1, donate_argnums=0)
+    array = copy(array).block_until_ready()
+    started = time.perf_counter()
     for _ in range(repeats):
-        started = time.perf_counter()
-        copy(source).block_until_ready()
-        seconds.append(time.perf_counter() - started)
-    return 2 * num_bytes / float(np.median(seconds))
+        array = copy(array)
+    array.block_until_ready()
+    return 2 * num_bytes * repeats / (time.perf_counter() - started)
 
 
 def _gib(num_bytes: float) -> str:

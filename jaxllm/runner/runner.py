@@ -29,6 +29,11 @@ from jaxllm.steps import ScheduledStep, SlotStart
 
 _COUNTED_CHUNK = 1024
 """Tokens that one call of the program for penalty counts takes."""
+_COMPILER_OPTIONS: dict[str, dict[str, bool | int | float | str]] = {
+    # A whole step becomes one CUDA graph, loops included. Else the host would wait for the sampler's conditions.
+    "gpu": {"xla_gpu_enable_command_buffer": "+WHILE"},
+}
+"""How XLA compiles a step on a platform."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +151,13 @@ class ModelRunner:
 
         step.__name__ = bucket.name
         outputs = (self._everywhere, jax.tree.map(lambda array: array.sharding, self._state))
+        platform = self._mesh.devices.flat[0].platform
         # Accelerators would round the factors of float32 products to tf32 or bfloat16.
-        is_exact = self.config.dtype == "float32" and self._mesh.devices.flat[0].platform != "cpu"
+        is_exact = self.config.dtype == "float32" and platform != "cpu"
         with jax.default_matmul_precision("highest" if is_exact else None):
-            return jax.jit(step, donate_argnums=1, out_shardings=outputs).lower(*arguments)
+            return jax.jit(
+                step, donate_argnums=1, out_shardings=outputs, compiler_options=_COMPILER_OPTIONS.get(platform)
+            ).lower(*arguments)
 
     def _lower_counts(self) -> Any:
         chunk = jax.ShapeDtypeStruct((_COUNTED_CHUNK,), np.int32, sharding=self._everywhere)

@@ -7,11 +7,20 @@ MIXED = Layout(Bucket(num_tokens=256, num_rows=3, has_chunks=True), pages_per_re
 DECODE = Layout(Bucket(num_tokens=2, num_rows=2, has_chunks=False), pages_per_request=2)
 
 
-def test_each_word_of_the_buffer_belongs_to_one_field() -> None:
+def test_each_word_of_the_buffer_belongs_to_at_most_one_field() -> None:
     buffer = np.zeros(MIXED.size, np.int32)
+    num_words = 0
     for view in MIXED.views(buffer).values():
         view.view(np.int32)[...] += 1
-    assert buffer.tolist() == [1] * MIXED.size
+        num_words += view.size
+    assert buffer.max() == 1
+    assert buffer.sum() == num_words
+
+
+def test_fields_start_at_multiples_of_16_bytes() -> None:
+    buffer = np.zeros(MIXED.size, np.int32)
+    starts = [view.__array_interface__["data"][0] for view in MIXED.views(buffer).values() if view.size]
+    assert {(start - starts[0]) % 16 for start in starts} == {0}
 
 
 def test_the_step_reads_the_words_that_the_host_wrote() -> None:
