@@ -30,8 +30,13 @@ from jaxllm.steps import ScheduledStep, SlotStart
 _COUNTED_CHUNK = 1024
 """Tokens that one call of the program for penalty counts takes."""
 _COMPILER_OPTIONS: dict[str, dict[str, bool | int | float | str]] = {
-    # A whole step becomes one CUDA graph, loops included. Else the host would wait for the sampler's conditions.
-    "gpu": {"xla_gpu_enable_command_buffer": "+WHILE"},
+    # A whole step becomes one CUDA graph: the default list and WHILE. Without loops, those of the sampler would stay
+    # outside with the conditions around them, and the host would wait for these in every step.
+    "gpu": {
+        "xla_gpu_enable_command_buffer": (
+            "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+        ),
+    },
 }
 """How XLA compiles a step on a platform."""
 

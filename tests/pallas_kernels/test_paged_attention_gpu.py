@@ -1,5 +1,7 @@
 """The Triton kernels on a GPU against the float64 reference."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,11 +49,13 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     case = GPU_CASES[name]
     arrays = make_arrays(case, seed=len(name))
     tensors = [jnp.asarray(array, dtype) for array in arrays[:5]]
-    rounded = [np.asarray(tensor, np.float64) for tensor in tensors]
     inputs = jax.tree.map(jnp.asarray, arrays.inputs)
     mesh = jax.sharding.Mesh(np.array(jax.devices("gpu")[:1]), ("model",))
-    out, keys, values = jax.jit(lambda *tensors: paged_attention(*tensors, inputs, spec=case.spec, mesh=mesh))(*tensors)
-    exact, exact_keys, exact_values = reference.paged_attention(*rounded, arrays.inputs, spec=case.spec)
+    attend = jax.jit(partial(paged_attention, spec=case.spec, mesh=mesh))
+    out, keys, values = attend(*tensors, inputs)
+    exact, exact_keys, exact_values = reference.paged_attention(
+        *(np.asarray(tensor, np.float64) for tensor in tensors), arrays.inputs, spec=case.spec
+    )
     used = case.num_tokens - case.padding_tokens
     out = np.asarray(out, np.float64)
     assert np.isfinite(out).all()
