@@ -3,7 +3,7 @@
 tokens    flat token axis of the step: first one token per decode request, then the prompt chunks, then padding
 requests  rows of the step, in the same order; padding rows own page 0 only
 pages     pages in the pool, or entries of one request's page table
-tiles     pieces of prompt chunks: at most `TILE_TOKENS` consecutive tokens of one request
+tiles     pieces of prompt chunks, of at most `paged_attention.tiles.TILE_TOKENS` tokens
 kv_heads, group, head_dim   query heads are ordered [kv_heads, group]
 hidden, vocab               width of the residual stream, number of token ids
 """
@@ -13,9 +13,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int
-
-TILE_TOKENS = 128
-"""Longest tile of a prompt chunk."""
 
 
 class AttentionInputs(NamedTuple):

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
+
 BLOCK_TOKENS = 256
 DECODE_ROWS = 32
 """Decode rows that go through the loop over blocks together."""
-TILE_TOKENS = 128
-"""Tokens of one tile; equal to jaxllm.models.inputs.TILE_TOKENS."""
 MASKED = -1e30
 
 

@@ -106,7 +106,8 @@ def test_logprobs(llm, reference):
     params = GREEDY.clone(max_tokens=1, logprobs=5, prompt_logprobs=0)
     outputs = generate(llm, [case.token_ids for case in cases], params)
     for output, case in zip(outputs, cases, strict=True):
-        assert output.outputs[0].logprobs is not None and output.prompt_logprobs is not None
+        assert output.outputs[0].logprobs is not None
+        assert output.prompt_logprobs is not None
         first = {token: entry.logprob for token, entry in output.outputs[0].logprobs[0].items()}
         assert first == pytest.approx(dict(case.first_top), abs=1e-3)
         pairs = zip(output.prompt_logprobs[1:], case.token_ids[1:], strict=True)
