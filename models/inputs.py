@@ -18,12 +18,12 @@ from jaxtyping import Array, Float, Int
 class AttentionInputs(NamedTuple):
     """Where the step's tokens lie in the paged cache. Page 0 takes the writes of padding tokens."""
 
-    positions: Int[Array, tokens]
+    positions: Int[Array, " tokens"]
     """Position of each token in its sequence."""
-    slot_mapping: Int[Array, tokens]
+    slot_mapping: Int[Array, " tokens"]
     """page id * page size + offset in the page: where the token's key and value go."""
     page_tables: Int[Array, "requests pages"]
-    context_lens: Int[Array, requests]
+    context_lens: Int[Array, " requests"]
     """Tokens in the cache once this step's tokens are written."""
     num_decodes: Int[Array, ""]
     """Requests with one token: their tokens and rows come first, token i belongs to row i."""
@@ -42,5 +42,5 @@ class KVCache(NamedTuple):
 class StepInputs(NamedTuple):
     """What a model's forward pass reads."""
 
-    token_ids: Int[Array, tokens]
+    token_ids: Int[Array, " tokens"]
     attention: AttentionInputs

@@ -81,7 +81,7 @@ def paged_attention(
     return out, keys, values
 
 
-def _write(pool: Array, new: Array, slots: Int[Array, tokens]) -> Array:
+def _write(pool: Array, new: Array, slots: Int[Array, " tokens"]) -> Array:
     rows = pool.reshape(pool.shape[0] * pool.shape[1], -1)
     rows = rows.at[slots].set(new.reshape(new.shape[0], -1).astype(pool.dtype), mode="promise_in_bounds")
     return rows.reshape(pool.shape)
