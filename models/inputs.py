@@ -3,7 +3,7 @@
 tokens    flat token axis of the step: first one token per decode request, then the prompt chunks, then padding
 requests  rows of the step, in the same order; padding rows own page 0 only
 pages     pages in the pool, or entries of one request's page table
-tiles     pieces of prompt chunks: at most `TILE_TOKENS` consecutive tokens of one request
+tiles     pieces of prompt chunks, of at most `paged_attention.tiles.TILE_TOKENS` tokens
 kv_heads, group, head_dim   query heads are ordered [kv_heads, group]
 hidden, vocab               width of the residual stream, number of token ids
 """
@@ -14,19 +14,16 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int
 
-TILE_TOKENS = 128
-"""Longest tile of a prompt chunk."""
-
 
 class AttentionInputs(NamedTuple):
     """Where the step's tokens lie in the paged cache. Page 0 takes the writes of padding tokens."""
 
-    positions: Int[Array, tokens]
+    positions: Int[Array, " tokens"]
     """Position of each token in its sequence."""
-    slot_mapping: Int[Array, tokens]
+    slot_mapping: Int[Array, " tokens"]
     """page id * page size + offset in the page: where the token's key and value go."""
     page_tables: Int[Array, "requests pages"]
-    context_lens: Int[Array, requests]
+    context_lens: Int[Array, " requests"]
     """Tokens in the cache once this step's tokens are written."""
     num_decodes: Int[Array, ""]
     """Requests with one token: their tokens and rows come first, token i belongs to row i."""
@@ -45,5 +42,5 @@ class KVCache(NamedTuple):
 class StepInputs(NamedTuple):
     """What a model's forward pass reads."""
 
-    token_ids: Int[Array, tokens]
+    token_ids: Int[Array, " tokens"]
     attention: AttentionInputs

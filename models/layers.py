@@ -85,7 +85,7 @@ class Embedding(nnx.Module):
     def __init__(self, vocab_size: int, size: int, source: str) -> None:
         self.weight = parameter((vocab_size, size), ("vocab", None), source)
 
-    def __call__(self, token_ids: Int[Array, tokens]) -> Float[Array, "tokens size"]:
+    def __call__(self, token_ids: Int[Array, " tokens"]) -> Float[Array, "tokens size"]:
         return self.weight[...].at[token_ids].get(mode="clip")
 
     def attend(self, x: Float[Array, "rows size"]) -> Float[Array, "rows vocab"]:
@@ -148,7 +148,7 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
 
 
 def rope_tables(
-    config: RopeConfig, head_dim: int, positions: Int[Array, tokens]
+    config: RopeConfig, head_dim: int, positions: Int[Array, " tokens"]
 ) -> tuple[Float[Array, "tokens half"], Float[Array, "tokens half"]]:
     """(cosines, sines) of the tokens' angles, float32."""
     angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config, head_dim))[None]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxllm.models.inputs import TILE_TOKENS
+from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 from jaxllm.runner.layout import FLAGS, ROW_PARAMETERS, Layout
 from jaxllm.runner.step import FROM_DEVICE
 from jaxllm.sampling_params import MAX_LOGIT_EDITS, SamplingParams

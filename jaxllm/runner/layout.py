@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.models.inputs import TILE_TOKENS
+from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 
 
 @dataclass(frozen=True)

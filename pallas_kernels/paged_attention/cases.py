@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec
+from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 
-TILE_TOKENS = 128
 _PLAIN = AttentionSpec(scale=0.125)
 
 

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
+
 BLOCK_TOKENS = 256
 DECODE_ROWS = 32
 """Decode rows that go through the loop over blocks together."""
-TILE_TOKENS = 128
-"""Tokens of one tile; equal to jaxllm.models.inputs.TILE_TOKENS."""
 MASKED = -1e30
 
 
@@ -81,7 +81,7 @@ def paged_attention(
     return out, keys, values
 
 
-def _write(pool: Array, new: Array, slots: Int[Array, tokens]) -> Array:
+def _write(pool: Array, new: Array, slots: Int[Array, " tokens"]) -> Array:
     rows = pool.reshape(pool.shape[0] * pool.shape[1], -1)
     rows = rows.at[slots].set(new.reshape(new.shape[0], -1).astype(pool.dtype), mode="promise_in_bounds")
     return rows.reshape(pool.shape)
