@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxllm.pallas_kernels.paged_attention import triton as kernels
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec
+from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 
 KV_HEADS, GROUP, HEAD_DIM = 8, 4, 128
 REPEATS = 20
@@ -60,8 +61,8 @@ def time_decode(rows: int, context: int, page_size: int) -> float:
 def time_chunk(tokens: int, cached: int, page_size: int) -> float:
     """Seconds of one layer's attention of a prompt chunk."""
     inputs, pool = make_inputs([cached + tokens], page_size)
-    starts = np.arange(0, tokens, kernels.TILE_TOKENS)
-    tiles = np.stack([0 * starts, starts, np.minimum(tokens - starts, kernels.TILE_TOKENS)], axis=1)
+    starts = np.arange(0, tokens, TILE_TOKENS)
+    tiles = np.stack([0 * starts, starts, np.minimum(tokens - starts, TILE_TOKENS)], axis=1)
     inputs = inputs._replace(
         positions=jnp.arange(cached, cached + tokens, dtype=jnp.int32),
         tiles=jnp.asarray(tiles, jnp.int32),

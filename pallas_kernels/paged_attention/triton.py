@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxllm.pallas_kernels.jax_triton import triton_call, triton_update
+from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 from jaxllm.pallas_kernels.paged_attention.triton_kernels import chunk_kernel, combine_kernel, decode_kernel
 
-TILE_TOKENS = 128
-"""Tokens of one tile; equal to jaxllm.models.inputs.TILE_TOKENS."""
 _DECODE_PROGRAMS = 1024
 """Programs of the decode kernel that keep a GPU of some hundred multiprocessors busy."""
 _MAX_SPLITS = 32
