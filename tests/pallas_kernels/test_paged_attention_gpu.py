@@ -1,6 +1,7 @@
 """The Triton kernels on a GPU against the float64 reference."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from jaxllm.pallas_kernels.paged_attention import reference
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec, paged_attention
-from jaxllm.pallas_kernels.paged_attention.cases import CASES, Case, CaseArrays, make_arrays
+from jaxllm.pallas_kernels.paged_attention.cases import CASES, Case, make_arrays
 
 pytestmark = pytest.mark.gpu
 
@@ -53,7 +54,7 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     mesh = jax.sharding.Mesh(np.array(jax.devices("gpu")[:1]), ("model",))
     attend = jax.jit(partial(paged_attention, spec=case.spec, mesh=mesh))
     out, keys, values = attend(*tensors, inputs)
-    rounded = CaseArrays(*(np.asarray(tensor, np.float64) for tensor in tensors), arrays.inputs)
+    rounded: tuple[Any, ...] = (*(np.asarray(tensor, np.float64) for tensor in tensors), arrays.inputs)
     exact, exact_keys, exact_values = reference.paged_attention(*rounded, spec=case.spec)
     used = case.num_tokens - case.padding_tokens
     out = np.asarray(out, np.float64)
