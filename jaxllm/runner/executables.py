@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ Lower = Callable[[], Any]
 """Traces and lowers a program; `.compile()` of the result compiles it."""
 
 _CODE = ("models", "pallas_kernels", "runner")
-_NUM_COMPILERS = 2
+_NUM_COMPILERS = min(8, os.cpu_count() or 1)
+_VERSIONED = ("jaxlib", "triton", "jax-triton")
+"""Packages whose code goes into programs; the last two are there on GPUs only."""
 
 
 class ExecutableStore:
@@ -100,7 +102,7 @@ class ExecutableStore:
 
 def program_key(*parts: object) -> str:
     """A key over `parts` and over what every program depends on: code, versions, flags and the machine."""
-    common = (_code_digest(), jax.__version__, version("jaxlib"), os.environ.get("XLA_FLAGS", ""), _machine())
+    common = (_code_digest(), jax.__version__, _versions(), os.environ.get("XLA_FLAGS", ""), _machine())
     return "\n".join(repr(part) for part in (*parts, *common))
 
 
@@ -113,6 +115,16 @@ def _code_digest() -> str:
         for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _versions() -> tuple[str | None, ...]:
+    found: list[str | None] = []
+    for package in _VERSIONED:
+        try:
+            found.append(version(package))
+        except PackageNotFoundError:
+            found.append(None)
+    return tuple(found)
 
 
 @cache
