@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
@@ -82,9 +83,11 @@ def paged_attention(
 
 
 def _write(pool: Array, new: Array, slots: Int[Array, " tokens"]) -> Array:
-    rows = pool.reshape(pool.shape[0] * pool.shape[1], -1)
+    # With one key-value head XLA else takes the layouts of that axis of length 1 for different, and copies the pool.
+    pinned = Layout(major_to_minor=tuple(range(pool.ndim)))
+    rows = with_layout_constraint(pool, pinned).reshape(pool.shape[0] * pool.shape[1], -1)
     rows = rows.at[slots].set(new.reshape(new.shape[0], -1).astype(pool.dtype), mode="promise_in_bounds")
-    return rows.reshape(pool.shape)
+    return with_layout_constraint(rows.reshape(pool.shape), pinned)
 
 
 def _decode(out: Array, query: Array, pages: _Pages, inputs: Any, spec: Any) -> Array:
