@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ def test_the_cache_is_not_copied(name):
     with start_tiny(name) as llm:
         runner = llm._built.runner
         shape = ",".join(str(size) for size in runner._state.caches[0].keys.shape)
-        program = runner._programs[runner._buckets[0].name].as_text()
+        compiled: Any = runner._programs[runner._buckets[0].name]
+        program = compiled.as_text()
     assert f"f32[{shape}]" in program
     assert re.findall(rf"= f32\[{shape}\]\S* (copy|transpose)\(", program) == []
