@@ -153,7 +153,8 @@ def _adjusted(logits: Array, counts: Array, inputs: SamplingInputs, needs_adjust
         has_token = x.max(axis=-1, keepdims=True) > -jnp.inf
         return jnp.where(has_token, x, raw)
 
-    return lax.cond(needs_adjusting, adjust, lambda: logits.astype(jnp.float32))
+    adjusted: Array = lax.cond(needs_adjusting, adjust, lambda: logits.astype(jnp.float32))
+    return adjusted
 
 
 def _penalised(logits: Array, counts: Array, inputs: SamplingInputs) -> Array:
@@ -164,11 +165,12 @@ def _penalised(logits: Array, counts: Array, inputs: SamplingInputs) -> Array:
 
 def _choose(logits: Array, inputs: SamplingInputs) -> Array:
     likeliest, maximum = argmax(logits)
-    return lax.cond(
+    token_ids: Array = lax.cond(
         inputs.any_random,
         lambda: draw(logits, maximum, _draw_inputs(inputs), likeliest, _is_random(inputs)),
         lambda: likeliest,
     )
+    return token_ids
 
 
 def _processed(logits: Array, inputs: SamplingInputs) -> Array:
@@ -182,7 +184,8 @@ def _processed(logits: Array, inputs: SamplingInputs) -> Array:
         is_cut = wanted[:, None] & (logits < floor[:, None])
         return jnp.where(is_cut, -jnp.inf, logits / draw_inputs.temperature[:, None])
 
-    return lax.cond(inputs.any_random, cut, lambda: logits)
+    processed: Array = lax.cond(inputs.any_random, cut, lambda: logits)
+    return processed
 
 
 def _is_random(inputs: SamplingInputs) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,10 +88,12 @@ def run_sample(
     if counts is None:
         counts = jnp.zeros((2, logits.shape[1]), jnp.int16)
     inputs = make_inputs(rows, logits.shape[1], any_logprobs=any_logprobs)
-    return jax.tree.map(np.asarray, compiled_sample(max_logprobs, logprobs_mode)(logits, jnp.asarray(counts), inputs))
+    outputs = compiled_sample(max_logprobs, logprobs_mode)(logits, jnp.asarray(counts), inputs)
+    arrays: list[Any] = [np.asarray(output) for output in outputs]
+    return SampleOutputs(*arrays)
 
 
-def adjusted_logits(logits, params: Params, counts=None) -> np.ndarray:
+def adjusted_logits(logits, params: Params, counts=None) -> Any:
     """Logits [vocab] after allowed tokens, edits and penalties."""
     logits = np.asarray(logits, np.float64).copy()
     if params.allowed is not None:
@@ -105,12 +108,12 @@ def adjusted_logits(logits, params: Params, counts=None) -> np.ndarray:
     return logits
 
 
-def softmax(logits) -> np.ndarray:
+def softmax(logits) -> Any:
     exponentials = np.exp(logits - logits.max())
     return exponentials / exponentials.sum()
 
 
-def probabilities(logits, params: Params, counts=None) -> np.ndarray:
+def probabilities(logits, params: Params, counts=None) -> Any:
     """The distribution [vocab] that a random row draws from: sorts, where the sampler doesn't."""
     logits = adjusted_logits(logits, params, counts) / params.temperature
     chances = softmax(logits)

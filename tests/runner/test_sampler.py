@@ -156,7 +156,7 @@ ROWS_FOR_LOGPROBS = [
 ]
 
 
-def expected_scores(logits, row: Params, counts, mode: str) -> np.ndarray:
+def expected_scores(logits, row: Params, counts, mode: str):
     if mode.startswith("raw"):
         values = np.asarray(logits, np.float64)
     elif row.temperature == 0:

@@ -85,7 +85,7 @@ def test_draws_follow_the_filtered_distribution(name):
     assert_follows(drawn, probabilities(some_logits(), params, PENALTY_COUNTS[0]))
 
 
-@pytest.mark.parametrize("vocab_size", [1, 31, 257])
+@pytest.mark.parametrize("vocab_size", [1, 31, 257, 700])
 def test_draws_follow_the_distribution_whatever_the_vocabulary_size(vocab_size):
     logits = some_logits(vocab_size)
     params = Params(temperature=1.0, top_p=0.95, top_k=200)
@@ -161,7 +161,7 @@ def test_seed_halves_and_position_each_change_the_draws():
 def test_successive_positions_draw_independently():
     logits = np.zeros(8, np.float32)
     rows = [Params(temperature=1.0, seed=1, position=position) for position in range(DRAWS)]
-    drawn = run_sample(logits, rows).token_ids
+    drawn = np.asarray(run_sample(logits, rows).token_ids)
     pairs = drawn[:-1] * 8 + drawn[1:]
     assert_follows(pairs[::2], np.full(64, 1 / 64))
 
