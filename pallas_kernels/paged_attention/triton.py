@@ -41,7 +41,7 @@ def paged_attention(
     return _decode(out, keys, values, inputs, constants), keys, values
 
 
-def _write(pool: Array, new: Array, slots: Int[Array, tokens]) -> Array:
+def _write(pool: Array, new: Array, slots: Int[Array, " tokens"]) -> Array:
     rows = pool.reshape(pool.shape[0] * pool.shape[1], -1)
     rows = rows.at[slots].set(new.reshape(new.shape[0], -1).astype(pool.dtype), mode="promise_in_bounds")
     return rows.reshape(pool.shape)
