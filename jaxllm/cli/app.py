@@ -9,6 +9,8 @@ import typer
 
 from jaxllm import __version__
 from jaxllm.cli.bench import bench_app
+from jaxllm.cli.chat import chat, complete
+from jaxllm.cli.command import FlexibleCommand
 from jaxllm.cli.models import models
 from jaxllm.errors import JaxLLMError
 
@@ -21,6 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command(cls=FlexibleCommand)(chat)
+app.command(cls=FlexibleCommand)(complete)
 app.add_typer(bench_app)
 app.command()(models)
 
