@@ -1,4 +1,4 @@
-"""`jaxllm bench throughput|latency|startup`, with vLLM's flags and result files."""
+"""`jaxllm bench serve|throughput|latency|startup`, with vLLM's flags and result files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Option
 
+from jaxllm.cli.bench_serve import serve
 from jaxllm.cli.command import FlexibleCommand
 from jaxllm.cli.options import EngineOptions, takes_options
 from jaxllm.errors import ValidationError
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from jaxllm.bench.workload import BenchmarkRequest, BenchmarkSampling
     from jaxllm.llm import JaxLLM
 
-bench_app = typer.Typer(name="bench", help="Measure throughput, latency or start-up time.", no_args_is_help=True)
+bench_app = typer.Typer(
+    name="bench", help="Measure serving, throughput, latency or start-up time.", no_args_is_help=True
+)
+bench_app.command(cls=FlexibleCommand)(serve)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ class FakeServer:
 
     tokens: Sequence[str] | None = None
     """The pieces of every answer; None is `max_tokens` times " tok"."""
+    tokens_by_request: dict[int, Sequence[str]] = field(default_factory=dict)
+    """Pieces of single answers, by number of the request."""
     reasoning: Sequence[str] = ()
     """Thoughts before the answers of chats."""
     models: Sequence[str] = ("fake",)
@@ -32,6 +34,8 @@ class FakeServer:
     """Chunks after which the connection is dropped, by number of the request."""
     error_after: dict[int, int] = field(default_factory=dict)
     """Chunks after which the stream brings an error, by number of the request."""
+    says_done: bool = True
+    """Whether streams end as the protocol asks."""
     chunk_seconds: float = 0.0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -81,7 +85,7 @@ class FakeServer:
         await response.prepare(request)
         is_chat = "messages" in body
         max_tokens = body.get("max_tokens") or body.get("max_completion_tokens") or 16
-        tokens = [" tok"] * max_tokens if self.tokens is None else list(self.tokens)
+        tokens = list(self.tokens_by_request.get(number, self.tokens or [" tok"] * max_tokens))
         pieces = ["".join(tokens[i : i + self.tokens_per_chunk]) for i in range(0, len(tokens), self.tokens_per_chunk)]
         deltas = [{"reasoning": text} for text in self.reasoning] + [{"content": text} for text in pieces]
         if is_chat:
@@ -101,7 +105,8 @@ class FakeServer:
             num_prompt = num_prompt_tokens(body)
             usage = {"prompt_tokens": num_prompt, "completion_tokens": len(tokens), "total_tokens": 0}
             await send(response, chunk([]) | {"usage": usage})
-        await response.write(b"data: [DONE]\n\n")
+        if self.says_done:
+            await response.write(b"data: [DONE]\n\n")
         return response
 
 
