@@ -43,6 +43,10 @@ class ServedVocabulary:
             tokenizer_mode=self.tokenizer_mode,
         )
 
+    def count(self, text: str) -> int:
+        """Tokens of an answer."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
     @property
     def is_loaded(self) -> bool:
         """Whether anything asked for the tokenizer."""

@@ -10,7 +10,9 @@ import typer
 from jaxllm import __version__
 from jaxllm.cli.bench import bench_app
 from jaxllm.cli.chat import chat, complete
-from jaxllm.cli.command import FlexibleCommand
+from jaxllm.cli.collect_env import collect_env
+from jaxllm.cli.command import FlexibleCommand, ModelCommand
+from jaxllm.cli.inspect_model import inspect_model
 from jaxllm.cli.models import models
 from jaxllm.errors import JaxLLMError
 
@@ -27,6 +29,8 @@ app.command(cls=FlexibleCommand)(chat)
 app.command(cls=FlexibleCommand)(complete)
 app.add_typer(bench_app)
 app.command()(models)
+app.command("inspect", cls=ModelCommand, options_metavar="[MODEL] [OPTIONS]")(inspect_model)
+app.command("collect-env", cls=FlexibleCommand)(collect_env)
 
 
 def _print_version(is_wanted: bool) -> None:

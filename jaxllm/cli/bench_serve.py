@@ -35,13 +35,13 @@ def serve(options: ServeBenchmarkOptions) -> None:
     requests = _requests(options, vocabulary)
     endpoint = _endpoint(options, options.served_model_name or model, headers)
     run = run_serving(endpoint, requests, _load(options), use_tqdm=not options.disable_tqdm)
-    tokenizer = vocabulary.tokenizer if vocabulary.is_loaded else None
+    can_count = vocabulary.is_loaded or options.tokenizer is not None
     result = ServingResult(
         served=run.served,
         duration=run.duration,
         report=report,
         setup=setup,
-        count_tokens=None if tokenizer is None else lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+        count_tokens=vocabulary.count if can_count else None,
     )
     _publish(options, result)
 

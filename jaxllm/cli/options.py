@@ -40,29 +40,27 @@ def json_option(*spellings: str, help: str, hidden: bool = False) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Flags that become keyword arguments of `JaxLLM`; one that is not given keeps the engine's default."""
+class ModelOptions:
+    """Flags on which model is meant."""
 
     model: Annotated[str, Option(help="Local directory, .gguf file, hub id, or name of an embedded model.")] = (
         "smollm2-135m"
     )
-    tokenizer: Annotated[str | None, Option(help="Where the tokenizer is, if not with the model.")] = None
-    tokenizer_mode: Annotated[str | None, Option(help="auto, hf (the same), or slow.")] = None
-    skip_tokenizer_init: Annotated[
-        bool | None, Option(help="Load no tokenizer: prompts and outputs are token ids.")
-    ] = None
-    trust_remote_code: Annotated[
-        bool | None, Option(help="Let the model's own tokenizer and configuration code run.")
-    ] = None
     revision: Annotated[str | None, Option(help="Branch, tag or commit of the hub model.")] = None
-    tokenizer_revision: Annotated[str | None, Option(help="The same for the tokenizer.")] = None
     hf_token: Annotated[str | None, Option(help="Hub token, if not the stored one.")] = None
     download_dir: Annotated[str | None, Option(help="Where hub files are kept.")] = None
-    load_format: Annotated[
-        str | None, Option(help="How weights are stored; 'dummy' makes random ones from the configuration alone.")
-    ] = None
-    use_tqdm_on_load: Annotated[bool | None, Option(help="Show progress while loading and compiling.")] = None
+    hf_overrides: Annotated[dict[str, Any] | None, json_option(help="Changes to the model's configuration.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions:
+    """Flags that decide how much memory a model takes."""
+
     dtype: Annotated[str | None, Option(help="Type of weights and activations: auto, bfloat16, float32...")] = None
+    device: Annotated[str | None, Option(help="auto, cpu, gpu or tpu.")] = None
+    tensor_parallel_size: Annotated[
+        int | None, Option("--tensor-parallel-size", "-tp", min=1, help="Devices that share each layer.")
+    ] = None
     max_model_len: Annotated[
         str | None, Option(help="Longest prompt plus output, in tokens; also 8k, or auto for what fits.")
     ] = None
@@ -71,7 +69,6 @@ class EngineOptions:
     page_size: Annotated[
         int | None, Option("--page-size", "--block-size", min=1, help="Tokens per page of the KV cache.")
     ] = None
-    kv_cache_memory_bytes: Annotated[str | None, Option(help="Size of the KV cache, such as 2GiB.")] = None
     device_memory_utilization: Annotated[
         float | None,
         Option(
@@ -80,13 +77,29 @@ class EngineOptions:
             help="Share of the device's memory for weights, cache and workspace.",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(SizeOptions, ModelOptions):
+    """Flags that become keyword arguments of `JaxLLM`; one that is not given keeps the engine's default."""
+
+    tokenizer: Annotated[str | None, Option(help="Where the tokenizer is, if not with the model.")] = None
+    tokenizer_mode: Annotated[str | None, Option(help="auto, hf (the same), or slow.")] = None
+    skip_tokenizer_init: Annotated[
+        bool | None, Option(help="Load no tokenizer: prompts and outputs are token ids.")
+    ] = None
+    trust_remote_code: Annotated[
+        bool | None, Option(help="Let the model's own tokenizer and configuration code run.")
+    ] = None
+    tokenizer_revision: Annotated[str | None, Option(help="Branch, tag or commit of the tokenizer.")] = None
+    load_format: Annotated[
+        str | None, Option(help="How weights are stored; 'dummy' makes random ones from the configuration alone.")
+    ] = None
+    use_tqdm_on_load: Annotated[bool | None, Option(help="Show progress while loading and compiling.")] = None
+    kv_cache_memory_bytes: Annotated[str | None, Option(help="Size of the KV cache, such as 2GiB.")] = None
     enable_prefix_caching: Annotated[bool | None, Option(help="Share the pages of equal prefixes.")] = None
     enable_chunked_prefill: Annotated[bool | None, Option(help="Always on.")] = None
     enforce_eager: Annotated[bool | None, Option(help="Refused: steps are compiled programs.")] = None
-    tensor_parallel_size: Annotated[
-        int | None, Option("--tensor-parallel-size", "-tp", min=1, help="Devices that share each layer.")
-    ] = None
-    device: Annotated[str | None, Option(help="auto, cpu, gpu or tpu.")] = None
     seed: Annotated[int, Option(help="Seed of the engine, of dummy weights and of random prompts.")] = 0
     scheduling_policy: Annotated[str | None, Option(help="fcfs, or priority: low numbers first.")] = None
     stream_interval: Annotated[int | None, Option(min=1, help="Tokens per streamed output.")] = None
@@ -100,7 +113,6 @@ class EngineOptions:
     override_generation_config: Annotated[
         dict[str, Any] | None, json_option(help="Default sampling values on top of those.")
     ] = None
-    hf_overrides: Annotated[dict[str, Any] | None, json_option(help="Changes to the model's configuration.")] = None
     chat_template: Annotated[str | None, Option(help="Chat template: its text, or the path of a file.")] = None
     served_model_name: Annotated[list[str] | None, Option(help="Names under which the model is offered.")] = None
     disable_log_stats: Annotated[bool | None, Option(help="Keep no statistics.")] = None
@@ -111,17 +123,21 @@ class EngineOptions:
 
     def engine_arguments(self) -> dict[str, Any]:
         """Keyword arguments for `JaxLLM` and `make_engine_config`, only those that were given."""
-        names = [field.name for field in dataclasses.fields(EngineOptions) if field.name != OTHER_ENGINE_ARGUMENTS]
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None} | (
-            self.other_engine_arguments or {}
-        )
+        given = given_values(self, EngineOptions)
+        others = given.pop(OTHER_ENGINE_ARGUMENTS, {})
+        return given | others
 
     def engine_config(self) -> EngineConfig:
         """The checked configuration; an argument that jaxllm can't apply is refused by name."""
         from jaxllm.engine_args import make_engine_config
 
         return make_engine_config(**self.engine_arguments())
+
+
+def given_values(options: Any, options_type: type[Any]) -> dict[str, Any]:
+    """The flags of `options_type` that have a value."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options_type)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def takes_options[T](options_type: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:

@@ -194,6 +194,13 @@ def test_chunks_that_stand_for_tokens_are_told() -> None:
     assert "each chunk was counted as one token" in output
 
 
+def test_tokenizer_counts_what_the_server_does_not() -> None:
+    server = FakeServer(gives_usage=False, tokens_per_chunk=2)
+    output = run(server, "--output-len", "4", "--tokenizer", "t").output
+    assert f"Total generated tokens:                  {4 * 4 * len(' tok')}\n" in output
+    assert "counted as one token" not in output
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
