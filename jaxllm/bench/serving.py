@@ -50,6 +50,7 @@ def run_serving(
     endpoint: ServingEndpoint, requests: Sequence[ServingRequest], load: ServingLoad, *, use_tqdm: bool = True
 ) -> ServingRun:
     """Asks once to see that the server answers, then sends all requests as `load` says."""
+    _allow_open_files()
     return _run(_serve(endpoint, requests, load, use_tqdm))
 
 
@@ -108,6 +109,18 @@ async def _send_all(
                 await asyncio.sleep(delay)
             tasks.append(group.create_task(send(request)))
     return [task.result() for task in tasks]
+
+
+def _allow_open_files() -> None:
+    """Lets the process have as many connections as the system allows: 1024, a common default, is soon too few."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS refuses the unlimited hard limit that it reports.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _run[T](coroutine: Coroutine[Any, Any, T]) -> T:

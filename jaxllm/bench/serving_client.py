@@ -16,6 +16,8 @@ from jaxllm.errors import JaxLLMError
 
 TIMEOUT_SECONDS = 6 * 3600
 """A request at the end of a long queue may take that long."""
+KEEP_ALIVE_SECONDS = 2.0
+"""Less than servers keep idle connections, so that none is closed just when it is used again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class ServingClient:
     def __init__(self, endpoint: ServingEndpoint) -> None:
         self._endpoint = endpoint
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
             headers={"Content-Type": "application/json", **endpoint.headers},
         )

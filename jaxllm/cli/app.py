@@ -20,6 +20,7 @@ from jaxllm.errors import JaxLLMError
 app = typer.Typer(
     name="jaxllm",
     help="LLM inference on JAX: GPU, TPU and CPU.",
+    epilog="`jaxllm COMMAND --help` shows all flags of a command, `--help=WORD` those with WORD in their names.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -1,7 +1,7 @@
 """Command lines with vLLM's freedoms, rewritten into the plain flags that typer parses.
 
-A flag may be written with underscores; several values may follow a flag that takes several; a flag that takes a mapping
-takes JSON, or single entries as `--flag.key value` (and `--flag.key+ a,b`, which appends to a list).
+A flag may be written with underscores; several values may follow a flag that takes several, or a JSON list; a flag that
+takes a mapping takes JSON, or single entries as `--flag.key value` (and `--flag.key+ a,b`, which appends to a list).
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def _take_values(left: list[str]) -> list[str]:
 def _as_given(flag: Flag, dotted: str, values: list[str]) -> list[Any]:
     if flag.key is not None:
         return [Edit(path=(flag.key,), value=parse_value(values[0]))]
-    if flag.kind != "mapping":
+    if flag.kind == "values":
+        return [item for text in values for item in _as_list(text)]
+    if flag.kind == "value":
         return list(values)
     is_appended = dotted.endswith("+")
     path = tuple(dotted[1:].removesuffix("+").split(".")) if dotted else ()
@@ -142,6 +144,12 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _as_list(text: str) -> list[str]:
+    """The strings of a JSON list, or else the text alone."""
+    value = parse_value(text) if text.startswith("[") else None
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else [text]
 
 
 def _parse_mapping(spelling: str, text: str) -> dict[str, Any]:

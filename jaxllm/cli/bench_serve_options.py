@@ -36,12 +36,12 @@ class TargetOptions:
     header: Annotated[list[str] | None, Option(help="KEY=VALUE headers of every request.")] = None
     ignore_eos: Annotated[bool, Option(help="Generate to the full length whatever is drawn.")] = False
     temperature: Annotated[float, Option(min=0, help="0 is greedy.")] = 0.0
-    top_p: Annotated[float | None, Option(help="Sent if given, like the following.")] = None
-    top_k: Annotated[int | None, Option()] = None
-    min_p: Annotated[float | None, Option()] = None
-    presence_penalty: Annotated[float | None, Option()] = None
-    frequency_penalty: Annotated[float | None, Option()] = None
-    repetition_penalty: Annotated[float | None, Option()] = None
+    top_p: Annotated[float | None, Option(help="The server's default if not given, like the following.")] = None
+    top_k: Annotated[int | None, Option(help="Most likely tokens to draw from.")] = None
+    min_p: Annotated[float | None, Option(help="Least probability, as a share of the largest.")] = None
+    presence_penalty: Annotated[float | None, Option(help="On tokens that were generated.")] = None
+    frequency_penalty: Annotated[float | None, Option(help="On tokens, by how often they were generated.")] = None
+    repetition_penalty: Annotated[float | None, Option(help="On tokens of prompt and output.")] = None
     logprobs: Annotated[int | None, Option(min=0, help="Log-probabilities per token of completions.")] = None
     extra_body: Annotated[dict[str, Any] | None, json_option(help="More fields of every request.")] = None
 

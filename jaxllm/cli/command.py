@@ -31,11 +31,25 @@ class FlexibleCommand(TyperCommand):
     """The parameter that one positional argument sets, if any."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for keyword in [arg.removeprefix("--help=") for arg in args if arg.startswith("--help=")]:
+            self._print_help_on(ctx, keyword)
         try:
             args = self._rewritten(args)
         except ValidationError as error:
             ctx.fail(str(error))
         return super().parse_args(ctx, args)
+
+    def _print_help_on(self, ctx: Any, keyword: str) -> None:
+        """Prints the flags with a word in their names (all flags for "all"), and ends the command."""
+        word = keyword.replace("_", "-").lower()
+        shown = [param for param in self.params if word == "all" or any(word in option for option in param.opts)]
+        records = [record for param in shown if (record := param.get_help_record(ctx)) is not None]
+        if not records:
+            ctx.fail(f"no flag has {keyword!r} in its name")
+        formatter = ctx.make_formatter()
+        formatter.write_dl(records)
+        print(formatter.getvalue(), end="")
+        ctx.exit()
 
     def _rewritten(self, args: list[str]) -> list[str]:
         flags = [_as_flag(param) for param in self.params if param.param_type_name == "option"]

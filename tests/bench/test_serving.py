@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import pytest
@@ -102,6 +103,16 @@ def test_without_a_limit_all_run_at_once() -> None:
     server = FakeServer(chunk_seconds=0.02)
     run(server, make_requests(*[10] * 100))
     assert server.max_running == 100
+
+
+def test_process_may_open_as_many_connections_as_the_system_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        run(FakeServer(), make_requests(1))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_rate_spreads_the_requests() -> None:

@@ -43,6 +43,7 @@ def test_spellings_become_the_canonical_flag(arguments: list[str], expected: lis
         ["--api-key", "a", "b", "--stream", "--api-key", "c"],
         ["--api_key", "a", "--stream", "--api-key=b", "--api-key", "c"],
         ["--api-key", "a", "b", "c", "--stream"],
+        ["--api-key", '["a", "b"]', "c", "--stream"],
     ],
 )
 def test_values_follow_one_flag_or_several(arguments: list[str]) -> None:
@@ -51,6 +52,11 @@ def test_values_follow_one_flag_or_several(arguments: list[str]) -> None:
 
 def test_first_value_may_look_like_a_flag() -> None:
     assert rewrite("--api-key", "-secret") == ["--api-key", "-secret"]
+
+
+@pytest.mark.parametrize("text", ["[1]", "[a]", '"a"'])
+def test_value_that_is_no_list_of_strings_is_kept(text: str) -> None:
+    assert rewrite("--api-key", text) == ["--api-key", text]
 
 
 def test_double_dash_ends_the_values() -> None:

@@ -138,3 +138,23 @@ def test_unknown_flag_comes_with_near_matches() -> None:
 
 def test_broken_json_is_a_usage_error() -> None:
     assert refuse("--template-kwargs", "{") == "Error: --template-kwargs must be a JSON object, got {"
+
+
+def test_help_on_a_word_shows_the_flags_that_have_it() -> None:
+    result, _ = invoke("--help=max_num")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines() if line.startswith("--")] == [
+        "--max-num-seqs",
+        "--max-num-batched-tokens",
+    ]
+
+
+def test_help_on_all_shows_every_flag_but_hidden_ones() -> None:
+    result, _ = invoke("--help=all")
+    assert "--api-key" in result.output
+    assert "--config" in result.output
+    assert "other-engine-arguments" not in result.output
+
+
+def test_help_on_an_unknown_word_is_a_usage_error() -> None:
+    assert refuse("--help=nothing") == "Error: no flag has 'nothing' in its name"
