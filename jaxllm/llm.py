@@ -142,7 +142,7 @@ class JaxLLM(LoadedModel):
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Path | None = None,
         chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -162,7 +162,7 @@ class JaxLLM(LoadedModel):
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Path | None = None,
         chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -181,7 +181,7 @@ class JaxLLM(LoadedModel):
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Path | None = None,
         chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -239,7 +239,7 @@ class JaxLLM(LoadedModel):
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Path | None = None,
         chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -287,12 +287,6 @@ class JaxLLM(LoadedModel):
     def shutdown(self) -> None:
         """Frees the device; later calls raise EngineDeadError, a second shutdown does nothing."""
         self._frontend.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
 
 
 LLM = JaxLLM

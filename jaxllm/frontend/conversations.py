@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.errors import ValidationError
@@ -23,7 +24,7 @@ Message = Mapping[str, Any]
 class ChatOptions:
     """What a call of `chat` says besides the messages."""
 
-    chat_template: str | None = None
+    chat_template: str | Path | None = None
     """A template's text, its file, or the name of one of the model's; None is the engine's or the model's own."""
     chat_template_content_format: str = "auto"
     """Whether the template reads contents as "string" or as "openai" parts."""
@@ -42,16 +43,19 @@ class ChatRenderer:
 
     def __init__(self, tokenizer: Tokenizer | None, engine_template: str | None) -> None:
         self._tokenizer = tokenizer
-        self._engine_template = engine_template
+        own = tokenizer.chat_template if tokenizer is not None else None
+        self._names = frozenset(own) if isinstance(own, dict) else frozenset()
+        self._engine_template = self._find_template(engine_template)
 
     def render(self, messages: Sequence[Message], options: ChatOptions) -> str:
         """The prompt; tokenise it without adding special tokens, as the template writes them itself."""
         if self._tokenizer is None:
             raise ValidationError("chat needs a tokenizer: skip_tokenizer_init must be False", parameter="messages")
+        chosen = options.chat_template
         return render_chat(
             self._tokenizer,
             messages,
-            chat_template=self._find_template(self._tokenizer, options.chat_template),
+            chat_template=self._engine_template if chosen is None else self._find_template(chosen),
             add_generation_prompt=options.add_generation_prompt,
             continue_final_message=options.continue_final_message,
             tools=options.tools,
@@ -59,12 +63,9 @@ class ChatRenderer:
             chat_template_kwargs=options.chat_template_kwargs,
         )
 
-    def _find_template(self, tokenizer: Tokenizer, chosen: str | None) -> str | None:
+    def _find_template(self, chosen: str | Path | None) -> str | None:
         """The template's text, or its name if the model has several."""
-        chosen = self._engine_template if chosen is None else chosen
-        if isinstance(tokenizer.chat_template, dict) and chosen in tokenizer.chat_template:
-            return chosen
-        return load_chat_template(chosen)
+        return chosen if isinstance(chosen, str) and chosen in self._names else load_chat_template(chosen)
 
 
 def render_conversations(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from jaxllm.config import EngineConfig
 from jaxllm.errors import ValidationError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from jaxllm.text.tokenizer import Tokenizer
 
 
-class LoadedModel(ABC):  # noqa: B024 - it has all methods, but only its children run requests
-    """An engine and its frontend."""
+class LoadedModel(ABC):
+    """An engine and its frontend. As a context manager it shuts down at the end."""
 
     def __init__(self, built: BuiltEngine) -> None:
         self._built = built
@@ -74,6 +74,16 @@ class LoadedModel(ABC):  # noqa: B024 - it has all methods, but only its childre
     def save_orbax(self, directory: str | Path) -> None:
         """Writes the weights as they lie on the devices; `JaxLLM(model=directory)` restores them."""
         self._built.save_orbax(directory)
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Frees the device; later calls raise EngineDeadError, a second shutdown does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
 
     def __repr__(self) -> str:
         config = self._built.config

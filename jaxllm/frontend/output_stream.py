@@ -10,7 +10,6 @@ from jaxllm.errors import EngineDeadError, JaxLLMError
 from jaxllm.frontend.open_requests import OpenRequest
 from jaxllm.frontend.output_merge import merge_deltas
 
-
 _MAX_WAITING = 32
 """Deltas that wait one by one: joining them on arrival, at each step, would slow the engine down."""
 

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer() -> FastTokenizer:
+def make_tokenizer(chat_template: str | dict[str, str] | None = CHAT_TEMPLATE) -> FastTokenizer:
     """One token per byte, by GPT-2's alphabet, and two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     rust = RustTokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
@@ -38,7 +38,7 @@ def make_tokenizer() -> FastTokenizer:
 
         return PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="<eos>")
 
-    return FastTokenizer(rust, make_hf=make_hf, bos_token_id=None, eos_token_id=256, chat_template=CHAT_TEMPLATE)
+    return FastTokenizer(rust, make_hf=make_hf, bos_token_id=None, eos_token_id=256, chat_template=chat_template)
 
 
 TOKENIZER = make_tokenizer()
@@ -132,13 +132,14 @@ def make_llm(
     runner: ScriptedRunner | None = None,
     generation_config: Mapping[str, Any] | None = None,
     eos_token_ids: tuple[int, ...] = (EOS,),
+    tokenizer: FastTokenizer = TOKENIZER,
     **engine_arguments: Any,
 ) -> JaxLLM:
     runner = runner or ScriptedRunner(replies or {})
     config = make_engine_config("scripted", **engine_arguments)
     built = SimpleNamespace(
         engine=Engine(runner, scheduling_policy=config.scheduling_policy),
-        tokenizer=None if config.skip_tokenizer_init else TOKENIZER,
+        tokenizer=None if config.skip_tokenizer_init else tokenizer,
         model_config=SimpleNamespace(
             vocab_size=VOCAB_SIZE, max_model_len=runner.max_model_len, eos_token_ids=eos_token_ids
         ),
