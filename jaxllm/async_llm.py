@@ -28,7 +28,7 @@ from jaxllm.frontend.statistics_log import StatisticsLog, log_interval
 from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompt
 from jaxllm.outputs import RequestOutput
 from jaxllm.sampling_params import SamplingParams
-from jaxllm.validation import check_int
+from jaxllm.validation import check_float, check_int
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
@@ -48,15 +48,18 @@ class AsyncJaxLLM(LoadedModel):
     """
 
     def __init__(self, model: str | Path, *, stall_seconds: float = STALL_SECONDS, **engine_arguments: Any) -> None:
+        stall_seconds = _check_stall_seconds(stall_seconds)
         self._start(make_engine_config(model, **({"disable_log_stats": False} | engine_arguments)), stall_seconds)
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineConfig | Mapping[str, Any]) -> Self:
-        """From a configuration, or from the arguments of the constructor as a mapping."""
+    def from_engine_args(
+        cls, engine_args: EngineConfig | Mapping[str, Any], *, stall_seconds: float = STALL_SECONDS
+    ) -> Self:
+        """From a configuration (such as an `AsyncEngineArgs`), or from the constructor's arguments as a mapping."""
         if not isinstance(engine_args, EngineConfig):
-            return cls(**engine_args)
+            return cls(**({"stall_seconds": stall_seconds} | dict(engine_args)))
         llm = cls.__new__(cls)
-        llm._start(engine_args, STALL_SECONDS)
+        llm._start(engine_args, _check_stall_seconds(stall_seconds))
         return llm
 
     @classmethod
@@ -296,6 +299,13 @@ def _with_text(parsed: ParsedPrompt, text: str) -> ParsedPrompt:
             f"prompt_text must be the prompt's own text or None, got {text!r}", parameter="prompt_text"
         )
     return dataclasses.replace(parsed, text=text)
+
+
+def _check_stall_seconds(value: Any) -> float:
+    seconds = check_float("stall_seconds", value, low=0.0)
+    if seconds == 0.0:
+        raise ValidationError("stall_seconds must be above 0, got 0", parameter="stall_seconds")
+    return seconds
 
 
 AsyncLLM = AsyncJaxLLM

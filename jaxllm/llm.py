@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -96,7 +96,7 @@ class JaxLLM(LoadedModel):
         prompt_adapter_request: None = None,
         guided_options_request: None = None,
         stream: Literal[True],
-    ) -> Iterator[RequestOutput]: ...
+    ) -> Generator[RequestOutput]: ...
 
     def generate(
         self,
@@ -112,7 +112,7 @@ class JaxLLM(LoadedModel):
         prompt_adapter_request: None = None,
         guided_options_request: None = None,
         stream: bool = False,
-    ) -> list[RequestOutput] | Iterator[RequestOutput]:
+    ) -> list[RequestOutput] | Generator[RequestOutput]:
         """Completes one prompt or many; the outputs come in the order of the prompts.
 
         Without `sampling_params` the model's own defaults apply. No chat template is applied. With `stream=True` the
@@ -172,7 +172,7 @@ class JaxLLM(LoadedModel):
         mm_processor_kwargs: None = None,
         *,
         stream: Literal[True],
-    ) -> Iterator[RequestOutput]: ...
+    ) -> Generator[RequestOutput]: ...
 
     def chat(
         self,
@@ -191,7 +191,7 @@ class JaxLLM(LoadedModel):
         mm_processor_kwargs: None = None,
         *,
         stream: bool = False,
-    ) -> list[RequestOutput] | Iterator[RequestOutput]:
+    ) -> list[RequestOutput] | Generator[RequestOutput]:
         """Answers one conversation or many, each rendered with the chat template and then completed as `generate` does.
 
         The template writes BOS itself, so tokenisation adds no special tokens. `tools` only go to the template.

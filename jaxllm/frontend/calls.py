@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from jaxllm.frontend.frontend import Frontend, PreparedRequest
 from jaxllm.frontend.progress import BarFactory, GenerationProgress
@@ -31,7 +31,7 @@ class Call:
         self._requests += added
         return [request.request_id for request in added]
 
-    def stream(self) -> Iterator[RequestOutput]:
+    def stream(self) -> Generator[RequestOutput]:
         """Outputs as they come. Whatever ends the iteration early (an error, Ctrl-C, `close`) ends the requests too."""
         try:
             num_running = len(self._requests)
@@ -63,7 +63,7 @@ def run_call(
     return call.run(use_tqdm)
 
 
-def stream_call(frontend: Frontend, prepared: Sequence[PreparedRequest]) -> Iterator[RequestOutput]:
+def stream_call(frontend: Frontend, prepared: Sequence[PreparedRequest]) -> Generator[RequestOutput]:
     """Outputs as they come; nothing is added before the first is asked for."""
     call = Call(frontend)
     call.add(prepared)

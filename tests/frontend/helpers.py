@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -133,12 +133,17 @@ def make_llm(
     generation_config: Mapping[str, Any] | None = None,
     eos_token_ids: tuple[int, ...] = (EOS,),
     tokenizer: FastTokenizer = TOKENIZER,
+    num_compiles: Callable[[], int] = lambda: 0,
     **engine_arguments: Any,
 ) -> JaxLLM:
     runner = runner or ScriptedRunner(replies or {})
     config = make_engine_config("scripted", **engine_arguments)
     built = SimpleNamespace(
-        engine=Engine(runner, scheduling_policy=config.scheduling_policy),
+        engine=Engine(
+            runner,
+            scheduling_policy=config.scheduling_policy,
+            enable_prefix_caching=config.enable_prefix_caching,
+        ),
         tokenizer=None if config.skip_tokenizer_init else tokenizer,
         model_config=SimpleNamespace(
             vocab_size=VOCAB_SIZE, max_model_len=runner.max_model_len, eos_token_ids=eos_token_ids
@@ -147,7 +152,7 @@ def make_llm(
         config=config,
         runner=runner,
         saved=[],
-        num_compiles=lambda: 0,
+        num_compiles=num_compiles,
         startup_times=SimpleNamespace(config=1.0, weights=2.0, compile=3.0, total=6.0, num_compiled=0),
     )
     built.save_orbax = built.saved.append
