@@ -462,6 +462,27 @@ def test_admission_counts_requests_and_prompt_tokens():
     run(main(llm), llm)
 
 
+def test_a_request_that_the_engine_refuses_fails_alone(monkeypatch):
+    async def main(llm):
+        engine = llm._built.engine
+        add_request = engine.add_request
+
+        def add(request):
+            if len(request.prompt_token_ids) == 3:
+                raise RuntimeError("odd")
+            add_request(request)
+
+        monkeypatch.setattr(engine, "add_request", add)
+        odd, even = llm.generate("abc", FINAL_ONLY), llm.generate("abcd", FINAL_ONLY)
+        with pytest.raises(RuntimeError, match="odd"):
+            await anext(odd)
+        assert (await collect(even))[0].outputs[0].text == "abcd"
+        assert llm.num_unfinished == 0
+
+    llm = make_async_llm()
+    run(main(llm), llm)
+
+
 def fail_at(step_id: int) -> Any:
     def fail(step):
         if step.step_id == step_id:

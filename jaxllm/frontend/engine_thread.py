@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from jaxllm.errors import EngineDeadError, EngineStalledError, ValidationError
+from jaxllm.errors import EngineDeadError, EngineStalledError
 from jaxllm.frontend.frontend import Frontend, PreparedRequest
 from jaxllm.frontend.open_requests import OpenRequest, OpenRequests
 from jaxllm.frontend.output_stream import LoopWaker, OutputStream
@@ -48,7 +48,7 @@ class EngineThread:
         self._outbox: deque[Any] = deque()
         self._streams: set[OutputStream] = set()
         self._running: dict[str, tuple[OutputStream, RunningRequest]] = {}
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWaker] = weakref.WeakKeyDictionary()
+        self._wakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWaker] = weakref.WeakKeyDictionary()
         self._thread = threading.Thread(target=self._run, name="jaxllm-engine", daemon=True)
         self._thread.start()
 
@@ -57,7 +57,7 @@ class EngineThread:
         loop = asyncio.get_running_loop()
         is_delta = prepared.params.output_kind is RequestOutputKind.DELTA
         with self._has_news:
-            waker = self._loops.setdefault(loop, LoopWaker(loop))
+            waker = self._wakers.setdefault(loop, LoopWaker(loop))
             stream = OutputStream(request, waker, is_delta=is_delta)
             self._queue(partial(self._add, prepared, stream))
             self._streams.add(stream)
@@ -145,7 +145,9 @@ class EngineThread:
         request = stream.request
         try:
             running = self._frontend.add(prepared, self._outbox, request.request_id)
-        except ValidationError as error:
+        except EngineDeadError:
+            raise
+        except Exception as error:  # whatever is wrong with this request, the others go on
             self._end(stream, error)
             return
         self._running[request.request_id] = (stream, running)
@@ -167,18 +169,18 @@ class EngineThread:
             if output.request_id in self._running:
                 stream, _ = self._running[output.request_id]
                 stream.put(output)
-                touched.setdefault(stream.loop, set()).add(stream)
+                touched.setdefault(stream.waker, set()).add(stream)
                 if output.finished:
                     del self._running[output.request_id]
                     self._forget(stream)
-        for loop, streams in touched.items():
-            if not loop.wake(streams):
-                self._drop([stream for stream, _ in list(self._running.values()) if stream.loop is loop])
+        for waker, streams in touched.items():
+            if not waker.wake(streams):
+                self._drop([stream for stream, _ in list(self._running.values()) if stream.waker is waker])
 
     def _end(self, stream: OutputStream, error: BaseException) -> None:
         stream.fail(error)
         self._forget(stream)
-        stream.loop.wake({stream})
+        stream.waker.wake({stream})
 
     def _forget(self, stream: OutputStream) -> None:
         with self._has_news:

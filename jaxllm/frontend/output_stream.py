@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from typing import Any
 
 from jaxllm.errors import EngineDeadError, JaxLLMError
@@ -17,9 +18,9 @@ _MAX_WAITING = 32
 class OutputStream:
     """Keeps what its reader has not taken: of cumulative outputs the newest, of deltas all, soon joined into one."""
 
-    def __init__(self, request: OpenRequest, loop: LoopWaker, *, is_delta: bool) -> None:
+    def __init__(self, request: OpenRequest, waker: LoopWaker, *, is_delta: bool) -> None:
         self.request = request
-        self.loop = loop
+        self.waker = waker
         self.is_ended = False
         """Whether the last output, or an error, was put in."""
         self._is_delta = is_delta
@@ -29,7 +30,7 @@ class OutputStream:
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, output: Any) -> None:
-        """Called by the engine's thread; the reader hears of it when `loop` wakes it."""
+        """Called by the engine's thread; the reader hears of it when `waker` wakes it."""
         with self._lock:
             if not self._is_delta:
                 self._waiting.clear()
@@ -52,7 +53,7 @@ class OutputStream:
                 return merge_deltas(waiting)
             if self._error is not None:
                 raise _for_one_reader(self._error)
-            self._reader = self.loop.loop.create_future()
+            self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
             finally:
@@ -68,20 +69,22 @@ class LoopWaker:
     """Wakes the readers of one event loop, with one call into it however many there are."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self._loop = weakref.ref(loop)  # or a table of wakers by loop would keep all loops for ever
         self._streams: set[OutputStream] = set()
         self._lock = threading.Lock()
 
     def wake(self, streams: set[OutputStream]) -> bool:
         """Called by any thread; False when the loop is closed, and its readers are gone with it."""
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            return False
         with self._lock:
             is_scheduled = bool(self._streams)
             self._streams |= streams
-        if is_scheduled:
-            return not self.loop.is_closed()
         try:
-            self.loop.call_soon_threadsafe(self._wake_readers)
-        except RuntimeError:
+            if not is_scheduled:
+                loop.call_soon_threadsafe(self._wake_readers)
+        except RuntimeError:  # closed just now
             return False
         return True
 

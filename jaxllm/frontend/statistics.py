@@ -118,7 +118,10 @@ class StepStats:
 
 
 class StatsListener(Protocol):
-    """Hears of steps and requests in the thread that runs them, so it must be quick, and must not call the engine."""
+    """Hears of steps and requests in the thread that runs them, so it must be quick, and must not call the engine.
+
+    One that raises is told no more.
+    """
 
     def on_step(self, stats: StepStats) -> None:
         """A step's results were read and handed out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from jaxllm.engine.metrics import EngineMetrics
     from jaxllm.frontend.completion import Completion
     from jaxllm.frontend.running_request import RunningRequest
+
+_logger = logging.getLogger(__name__)
 
 
 class StatisticsRecorder:
@@ -53,15 +56,22 @@ class StatisticsRecorder:
         self._before = now
         self._output_seconds = 0.0
         self._times_to_first_token, self._inter_token_latencies = [], []
-        for listener in self.listeners:
-            listener.on_step(stats)
+        self._tell(lambda listener: listener.on_step(stats))
 
     def finish_request(self, request: RunningRequest) -> None:
         """Tells the listeners of a request that ended, or whose caller is gone."""
         if self.listeners:
             stats = request.statistics()
-            for listener in self.listeners:
-                listener.on_finished(stats)
+            self._tell(lambda listener: listener.on_finished(stats))
+
+    def _tell(self, call: Callable[[StatsListener], None]) -> None:
+        """A listener that fails must not stop the engine, nor be heard of at every step: it is told no more."""
+        for listener in list(self.listeners):
+            try:
+                call(listener)
+            except Exception:
+                _logger.exception("%r failed; it hears no more statistics", listener)
+                self.listeners.remove(listener)
 
     def _make_stats(self, before: EngineMetrics, now: EngineMetrics) -> StepStats:
         return StepStats(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -12,36 +14,43 @@ from jaxllm.frontend.output_stream import LoopWaker, OutputStream
 from tests.frontend.test_output_merge import make_completion, make_output
 
 
-def make_stream(loop=None, *, is_delta=False):
+def make_stream(loop, *, is_delta=False):
     request = OpenRequest(request_id="0", num_sequences=1)
     return OutputStream(request, LoopWaker(loop), is_delta=is_delta)
 
 
-def test_thousands_of_unread_deltas_are_kept_as_a_few_outputs():
-    stream = make_stream(is_delta=True)
+@pytest.fixture
+def loop():
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def test_thousands_of_unread_deltas_are_kept_as_a_few_outputs(loop):
+    stream = make_stream(loop, is_delta=True)
     for token_id in range(5000):
         stream.put(make_output(make_completion(0, "x", token_id)))
         assert len(stream._waiting) <= 32
-    output = asyncio.run(stream.read())
+    output = loop.run_until_complete(stream.read())
     assert output.outputs[0].text == "x" * 5000
     assert output.outputs[0].token_ids == list(range(5000))
 
 
-def test_only_the_newest_cumulative_output_is_kept():
-    stream = make_stream()
+def test_only_the_newest_cumulative_output_is_kept(loop):
+    stream = make_stream(loop)
     for token_id in range(5000):
         stream.put(make_output(make_completion(0, "x", token_id)))
         assert len(stream._waiting) == 1
-    assert asyncio.run(stream.read()).outputs[0].token_ids == [4999]
+    assert loop.run_until_complete(stream.read()).outputs[0].token_ids == [4999]
 
 
-def test_an_error_comes_after_what_still_waits():
-    stream = make_stream()
+def test_an_error_comes_after_what_still_waits(loop):
+    stream = make_stream(loop)
     stream.put(make_output(make_completion(0, "x", 1)))
     stream.fail(EngineDeadError("gone"))
-    assert asyncio.run(stream.read()).outputs[0].text == "x"
+    assert loop.run_until_complete(stream.read()).outputs[0].text == "x"
     with pytest.raises(EngineDeadError, match="gone"):
-        asyncio.run(stream.read())
+        loop.run_until_complete(stream.read())
 
 
 def test_readers_of_one_loop_are_woken_by_one_call(monkeypatch):
@@ -68,9 +77,18 @@ def test_readers_of_one_loop_are_woken_by_one_call(monkeypatch):
     asyncio.run(main())
 
 
-def test_a_closed_loop_is_noticed():
-    loop = asyncio.new_event_loop()
+def test_a_closed_loop_is_noticed(loop):
     stream = make_stream(loop)
     loop.close()
-    assert not stream.loop.wake({stream})
-    assert not stream.loop.wake({stream})
+    assert not stream.waker.wake({stream})
+    assert not stream.waker.wake({stream})
+
+
+def test_a_waker_does_not_keep_its_loop():
+    loop = asyncio.new_event_loop()
+    waker, alive = LoopWaker(loop), weakref.ref(loop)
+    loop.close()
+    del loop
+    gc.collect()
+    assert alive() is None
+    assert not waker.wake(set())

@@ -201,3 +201,19 @@ def test_the_last_token_counts_as_generated():
     [output] = llm.generate("abc", SamplingParams(max_tokens=9), use_tqdm=False)
     assert output.outputs[0].token_ids[-1] == EOS
     assert recorder.requests[0].num_generation_tokens == len(output.outputs[0].token_ids)
+
+
+def test_a_listener_that_fails_is_told_no_more(caplog):
+    class Broken(Recorder):
+        def on_step(self, stats):
+            super().on_step(stats)
+            raise RuntimeError("full")
+
+    llm = make_llm()
+    broken = Broken()
+    llm._frontend.listeners.append(broken)
+    recorder = listen(llm)
+    [output] = llm.generate("abc", SamplingParams(), use_tqdm=False)
+    assert output.outputs[0].text == "abc"
+    assert (len(broken.steps), len(recorder.steps)) == (1, 4)
+    assert "failed; it hears no more statistics" in caplog.text
