@@ -66,6 +66,8 @@ def test_wrong_prompt(prompts, message):
         ({"priority": 1}, "priority must be 0 unless scheduling_policy is 'priority', got 1"),
         ({"lora_request": "x"}, "lora_request is not supported yet: leave it at None, got 'x'"),
         ({"mm_processor_kwargs": {}}, "mm_processor_kwargs is not supported yet"),
+        ({"prompt_adapter_request": "x"}, "prompt_adapter_request is not supported yet"),
+        ({"guided_options_request": {}}, "guided_options_request is not supported yet"),
         ({"tokenization_kwargs": 5}, "tokenization_kwargs must be a mapping, got 5"),
         ({"tokenization_kwargs": {"color": 1}}, "tokenization_kwargs may hold add_special_tokens, .* got 'color'"),
         ({"tokenization_kwargs": {"padding": True}}, "padding must be False: prompts are never padded"),

@@ -343,6 +343,7 @@ def test_facts_about_the_model():
     assert llm.config.model == "scripted"
     assert repr(llm) == "JaxLLM(model='scripted', dtype='auto', device='auto')"
     assert llm.get_tokenizer().decode(ids("ab")) == "ab"
+    assert (llm.get_world_size(), llm.get_world_size(include_dp=False)) == (1, 1)
     llm.save_orbax("there")
     assert llm._built.saved == ["there"]  # type: ignore[attr-defined]
 
@@ -355,3 +356,19 @@ def test_no_tokenizer_to_get():
 def test_cumulative_logprob_sums():
     completion = quiet(make_llm(), "abcd", SamplingParams(logprobs=0))[0].outputs[0]
     assert math.isclose(completion.cumulative_logprob, -7.5)
+
+
+def test_resetting_the_prefix_cache_spares_running_requests_unless_told():
+    llm = make_llm()
+    stream = llm.generate("a" * 20, LONG, stream=True)
+    next(stream)
+    assert not llm.reset_prefix_cache()
+    assert llm.reset_prefix_cache(reset_running_requests=True)
+    assert llm.get_metrics().kv_cache_usage == 0.0
+    assert texts(stream)[-1] == "a" * 20
+    assert llm.get_metrics().num_preemptions == 1
+    assert llm.reset_prefix_cache()
+    with pytest.raises(ValidationError, match="reset_connector must be False: there is no connector"):
+        llm.reset_prefix_cache(reset_connector=True)
+    with pytest.raises(ValidationError, match="reset_running_requests must be a bool, got 1"):
+        llm.reset_prefix_cache(1)

@@ -27,22 +27,22 @@ _ALWAYS_PASSED = frozenset(("documents",))
 
 
 @lru_cache(maxsize=64)
-def load_chat_template(path_or_text: str | PathLike[str] | None, *, is_literal: bool = False) -> str | None:
+def load_chat_template(chat_template: str | PathLike[str] | None, *, is_literal: bool = False) -> str | None:
     """The template's text: the contents of the file at that path, or the text itself if it looks like a template.
     `is_literal` says that it is text."""
-    if path_or_text is None:
+    if chat_template is None:
         return None
     if is_literal:
-        if not isinstance(path_or_text, str):
-            raise _wrong_template(f"a literal chat template must be a string, got {type(path_or_text).__name__}")
-        return path_or_text
+        if not isinstance(chat_template, str):
+            raise _wrong_template(f"a literal chat template must be a string, got {type(chat_template).__name__}")
+        return chat_template
     try:
-        return Path(path_or_text).read_text(encoding="utf-8")
+        return Path(chat_template).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        if isinstance(path_or_text, str) and any(mark in path_or_text for mark in "{}\n"):
-            return path_or_text
+        if isinstance(chat_template, str) and any(mark in chat_template for mark in "{}\n"):
+            return chat_template
         raise _wrong_template(
-            f"expected the path of a chat template or its text, got {str(path_or_text)!r}, which is no readable file "
+            f"expected the path of a chat template or its text, got {str(chat_template)!r}, which is no readable file "
             f"({error}) and has no Jinja braces"
         ) from error
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,6 +12,7 @@ import numpy as np
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
 
+from jaxllm.async_llm import AsyncJaxLLM
 from jaxllm.engine import Engine
 from jaxllm.engine_args import make_engine_config
 from jaxllm.llm import JaxLLM
@@ -23,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer() -> FastTokenizer:
+def make_tokenizer(chat_template: str | dict[str, str] | None = CHAT_TEMPLATE) -> FastTokenizer:
     """One token per byte, by GPT-2's alphabet, and two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     rust = RustTokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
@@ -36,7 +38,7 @@ def make_tokenizer() -> FastTokenizer:
 
         return PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="<eos>")
 
-    return FastTokenizer(rust, make_hf=make_hf, bos_token_id=None, eos_token_id=256, chat_template=CHAT_TEMPLATE)
+    return FastTokenizer(rust, make_hf=make_hf, bos_token_id=None, eos_token_id=256, chat_template=chat_template)
 
 
 TOKENIZER = make_tokenizer()
@@ -130,13 +132,19 @@ def make_llm(
     runner: ScriptedRunner | None = None,
     generation_config: Mapping[str, Any] | None = None,
     eos_token_ids: tuple[int, ...] = (EOS,),
+    tokenizer: FastTokenizer = TOKENIZER,
+    num_compiles: Callable[[], int] = lambda: 0,
     **engine_arguments: Any,
 ) -> JaxLLM:
     runner = runner or ScriptedRunner(replies or {})
     config = make_engine_config("scripted", **engine_arguments)
     built = SimpleNamespace(
-        engine=Engine(runner, scheduling_policy=config.scheduling_policy),
-        tokenizer=None if config.skip_tokenizer_init else TOKENIZER,
+        engine=Engine(
+            runner,
+            scheduling_policy=config.scheduling_policy,
+            enable_prefix_caching=config.enable_prefix_caching,
+        ),
+        tokenizer=None if config.skip_tokenizer_init else tokenizer,
         model_config=SimpleNamespace(
             vocab_size=VOCAB_SIZE, max_model_len=runner.max_model_len, eos_token_ids=eos_token_ids
         ),
@@ -144,10 +152,48 @@ def make_llm(
         config=config,
         runner=runner,
         saved=[],
+        num_compiles=num_compiles,
         startup_times=SimpleNamespace(config=1.0, weights=2.0, compile=3.0, total=6.0, num_compiled=0),
     )
     built.save_orbax = built.saved.append
     return JaxLLM.from_built(cast("Any", built))
+
+
+def make_async_llm(
+    replies: Mapping[str, str] | None = None, *, stall_seconds: float = 300.0, **arguments: Any
+) -> AsyncJaxLLM:
+    """The arguments are those of `make_llm`."""
+    return AsyncJaxLLM.from_built(make_llm(replies, **arguments)._built, stall_seconds=stall_seconds)
+
+
+class Gate:
+    """An `on_dispatch` that keeps each step waiting for leave to go on."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._leave = threading.Semaphore(0)
+        self._arrivals = threading.Semaphore(0)
+        self.steps: list[ScheduledStep] = []
+
+    def __call__(self, step: ScheduledStep) -> None:
+        self.steps.append(step)
+        self._arrivals.release()
+        if not self.is_open:
+            assert self._leave.acquire(timeout=60), "nobody let the step go on"
+
+    def wait_for_step(self) -> ScheduledStep:
+        """The next step that stands at the gate."""
+        assert self._arrivals.acquire(timeout=60), "no step came"
+        return self.steps[-1]
+
+    def pass_one(self) -> None:
+        """Lets one step go on."""
+        self._leave.release()
+
+    def open(self) -> None:
+        """Lets all steps go on, from now on."""
+        self.is_open = True
+        self._leave.release()
 
 
 def texts(outputs: Any) -> list[str]:

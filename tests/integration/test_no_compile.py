@@ -65,7 +65,7 @@ def run_call(llm: JaxLLM, draw: random.Random, kind: int) -> None:
         if kind == 2 and index % 10 == 9:
             llm.abort(output.request_id)
         if kind == 3 and index == 30:
-            stream.close()  # type: ignore[attr-defined]
+            stream.close()
 
 
 @needs_glassllm
