@@ -6,10 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxllm.async_llm import AsyncJaxLLM as AsyncJaxLLM
+    from jaxllm.async_llm import AsyncLLM as AsyncLLM
+    from jaxllm.async_llm import AsyncLLMEngine as AsyncLLMEngine
     from jaxllm.config import EngineConfig as EngineConfig
     from jaxllm.errors import CheckpointError as CheckpointError
     from jaxllm.errors import DeviceError as DeviceError
     from jaxllm.errors import EngineDeadError as EngineDeadError
+    from jaxllm.errors import EngineStalledError as EngineStalledError
     from jaxllm.errors import JaxLLMError as JaxLLMError
     from jaxllm.errors import ModelNotFoundError as ModelNotFoundError
     from jaxllm.errors import UnsupportedModelError as UnsupportedModelError
@@ -25,11 +29,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF_NAME = {
+    "AsyncJaxLLM": "jaxllm.async_llm",
+    "AsyncLLM": "jaxllm.async_llm",
+    "AsyncLLMEngine": "jaxllm.async_llm",
     "CheckpointError": "jaxllm.errors",
     "CompletionOutput": "jaxllm.outputs",
     "DeviceError": "jaxllm.errors",
     "EngineConfig": "jaxllm.config",
     "EngineDeadError": "jaxllm.errors",
+    "EngineStalledError": "jaxllm.errors",
     "JaxLLM": "jaxllm.llm",
     "JaxLLMError": "jaxllm.errors",
     "LLM": "jaxllm.llm",

@@ -32,5 +32,9 @@ class EngineDeadError(JaxLLMError):
     """The engine failed or was shut down; no request can be served any more."""
 
 
+class EngineStalledError(JaxLLMError):
+    """Requests run and the engine has not finished a step for longer than it may take."""
+
+
 class DeviceError(JaxLLMError):
     """The device lacks something that jaxllm needs (memory, kernels, a supported chip)."""

@@ -10,27 +10,23 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
 from jaxllm.errors import ValidationError
-from jaxllm.frontend.arguments import as_conversations, check_params, per_prompt
+from jaxllm.frontend.arguments import as_conversations, check_params, per_prompt, refuse_unsupported
 from jaxllm.frontend.calls import run_call, stream_call
+from jaxllm.frontend.conversations import ChatOptions, ChatRenderer, Message
 from jaxllm.frontend.frontend import Frontend
-from jaxllm.frontend.generation_defaults import make_default_sampling_params
 from jaxllm.frontend.progress import BarFactory, ProgressBar
 from jaxllm.frontend.prompts import tokenize_prompts
 from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompts
 from jaxllm.legacy import merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
-from jaxllm.text.chat_template import load_chat_template, render_chat
-from jaxllm.validation import check_bool, check_int, describe
+from jaxllm.validation import check_bool, check_int
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
     from jaxllm.engine.metrics import EngineMetrics
 
 logger = logging.getLogger(__name__)
-
-Message = Mapping[str, Any]
-"""One chat message: role, content, and what else the template reads."""
 
 
 class JaxLLM:
@@ -57,7 +53,7 @@ class JaxLLM:
     def _attach(self, built: BuiltEngine) -> None:
         self._built = built
         self._frontend = Frontend(built)
-        self._default_sampling_params = make_default_sampling_params(built.generation_config, built.config)
+        self._renderer = ChatRenderer(built.tokenizer, built.config.chat_template)
 
     @overload
     def generate(
@@ -109,7 +105,7 @@ class JaxLLM:
         `output_kind` says; closing the iterator aborts what still runs. Nothing starts if any prompt is wrong.
         `prompt_token_ids` is a legacy name for tokenised prompts.
         """
-        self._refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
+        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         parsed = parse_prompts(merge_legacy_prompts(prompts, prompt_token_ids))
         options = TokenizationOptions.parse(tokenization_kwargs)
         use_tqdm = False if check_bool("stream", stream) else use_tqdm
@@ -177,26 +173,22 @@ class JaxLLM:
 
         The template writes BOS itself, so tokenisation adds no special tokens. `tools` only go to the template.
         """
-        self._refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
-        if self._built.tokenizer is None:
-            raise ValidationError("chat needs a tokenizer: skip_tokenizer_init must be False", parameter="messages")
+        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         use_tqdm = False if check_bool("stream", stream) else use_tqdm
-        template = self._find_template(chat_template)
+        chat_options = ChatOptions(
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         conversations = as_conversations(messages)
         options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
         with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
             rendered: list[ParsedPrompt] = []
             for conversation in conversations:
-                text = render_chat(
-                    self._built.tokenizer,
-                    conversation,
-                    chat_template=template,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=continue_final_message,
-                    tools=tools,
-                    content_format=chat_template_content_format,
-                    chat_template_kwargs=chat_template_kwargs,
-                )
+                text = self._renderer.render(conversation, chat_options)
                 rendered.append(ParsedPrompt(text=text, token_ids=None))
                 bar.advance()
         return self._complete(rendered, sampling_params, options, use_tqdm, False, priority, stream)
@@ -230,7 +222,7 @@ class JaxLLM:
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What a call without `sampling_params` uses; `clone` it to change values."""
-        return self._default_sampling_params
+        return self._frontend.default_sampling_params
 
     def get_metrics(self) -> EngineMetrics:
         """A snapshot of the engine's counters and gauges."""
@@ -250,7 +242,7 @@ class JaxLLM:
 
     def shutdown(self) -> None:
         """Frees the device; later calls raise EngineDeadError, a second shutdown does nothing."""
-        self._built.engine.shutdown()
+        self._frontend.shutdown()
 
     def __enter__(self) -> Self:
         return self
@@ -282,29 +274,14 @@ class JaxLLM:
         ]
         return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
 
-    def _find_template(self, chat_template: str | None) -> str | None:
-        """The given template's text, or its name if the model has several."""
-        own = self._built.tokenizer.chat_template if self._built.tokenizer is not None else None
-        if isinstance(own, dict) and chat_template in own:
-            return chat_template
-        return load_chat_template(self._built.config.chat_template if chat_template is None else chat_template)
-
     def _params_per_prompt(self, given: Any, count: int, stream: bool) -> list[SamplingParams]:
         params = per_prompt(
-            "sampling_params", self._default_sampling_params if given is None else given, count, check_params
+            "sampling_params", self._frontend.default_sampling_params if given is None else given, count, check_params
         )
         if stream:
             return params
         final = {id(one): one.clone(output_kind=RequestOutputKind.FINAL_ONLY) for one in params}
         return [final[id(one)] for one in params]
-
-    @staticmethod
-    def _refuse_unsupported(**arguments: Any) -> None:
-        for name, value in arguments.items():
-            if value is not None:
-                raise ValidationError(
-                    f"{name} is not supported yet: leave it at None, got {describe(value)}", parameter=name
-                )
 
 
 LLM = JaxLLM

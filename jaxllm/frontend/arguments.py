@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxllm.errors import ValidationError
 from jaxllm.sampling_params import SamplingParams
-from jaxllm.validation import fail
+from jaxllm.validation import describe, fail
 
 
 def check_params(name: str, value: Any) -> SamplingParams:
@@ -41,3 +41,12 @@ def as_conversations(messages: Any) -> list[Any]:
         if not is_list or not conversation or not all(isinstance(message, Mapping) for message in conversation):
             raise fail("messages", expected, conversation)
     return conversations
+
+
+def refuse_unsupported(**arguments: Any) -> None:
+    """Arguments of vLLM that jaxllm can't apply yet must be None."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValidationError(
+                f"{name} is not supported yet: leave it at None, got {describe(value)}", parameter=name
+            )

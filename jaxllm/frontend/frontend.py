@@ -15,6 +15,7 @@ from jaxllm.engine.request import EngineRequest
 from jaxllm.errors import ValidationError
 from jaxllm.frontend.completion import Completion
 from jaxllm.frontend.completion_text import CompletionText
+from jaxllm.frontend.generation_defaults import make_default_sampling_params
 from jaxllm.frontend.interrupts import holding_interrupts
 from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
 from jaxllm.frontend.running_request import RunningRequest
@@ -47,6 +48,8 @@ class Frontend:
         self._tokenizer = built.tokenizer
         self._model_config = built.model_config
         self._config = built.config
+        self.default_sampling_params = make_default_sampling_params(built.generation_config, built.config)
+        """What callers who give none get."""
         self._token_texts = TokenTexts(built.tokenizer)
         self._seeds = np.random.default_rng(built.config.seed)
         self._request_numbers = itertools.count()
@@ -84,10 +87,24 @@ class Frontend:
         prompt = TokenizedPrompt(text=parsed.text, token_ids=token_ids, cache_salt=parsed.cache_salt)
         return PreparedRequest(prompt=prompt, params=params, bad_word_ids=bad_word_ids, priority=priority)
 
-    def add(self, prepared: PreparedRequest, outbox: deque[RequestOutput]) -> RunningRequest:
-        """Hands a request to the engine; its outputs come into `outbox` while anyone calls `step`."""
+    @property
+    def has_running(self) -> bool:
+        """Whether `step` should be called again."""
+        return bool(self._running)
+
+    def add(
+        self, prepared: PreparedRequest, outbox: deque[RequestOutput], request_id: str | None = None
+    ) -> RunningRequest:
+        """Hands a request to the engine; its outputs come into `outbox` while anyone calls `step`.
+
+        Without a `request_id` it gets the next number.
+        """
         with self._lock:
-            request = self._make_running(prepared, outbox)
+            if request_id in self._running:
+                raise ValidationError(
+                    f"request_id {request_id!r} belongs to a running request already", parameter="request_id"
+                )
+            request = self._make_running(prepared, outbox, request_id)
             self._running[request.request_id] = request
             try:
                 for completion, sequence_id in zip(request.completions, request.sequence_ids, strict=True):
@@ -136,6 +153,13 @@ class Frontend:
                     for sequence_id in request.sequence_ids:
                         self._sequences.pop(sequence_id, None)
 
+    def shutdown(self) -> None:
+        """Drops all requests and frees the device; a second call does nothing."""
+        with self._lock:
+            self._running.clear()
+            self._sequences.clear()
+            self._engine.shutdown()
+
     def _verify(self, params: SamplingParams, num_bad_word_ids: int) -> None:
         end_token_ids = set(params.stop_token_ids)
         if not params.ignore_eos:
@@ -147,7 +171,11 @@ class Frontend:
             num_bad_word_ids=num_bad_word_ids,
         )
 
-    def _make_running(self, prepared: PreparedRequest, outbox: deque[RequestOutput]) -> RunningRequest:
+    def _make_running(
+        self, prepared: PreparedRequest, outbox: deque[RequestOutput], request_id: str | None
+    ) -> RunningRequest:
+        # Callers name requests as they like; the engine's names are our own, so that "7-1" can't mean two things.
+        engine_id = str(next(self._request_numbers))
         params = prepared.params
         completions = [
             Completion(
@@ -159,7 +187,8 @@ class Frontend:
             for index in range(params.n)
         ]
         return RunningRequest(
-            request_id=str(next(self._request_numbers)),
+            request_id=engine_id if request_id is None else request_id,
+            engine_id=engine_id,
             prompt=prepared.prompt,
             params=params,
             completions=completions,
@@ -199,6 +228,7 @@ class Frontend:
         if self._tokenizer is None or not params.bad_words:
             return ()
         words = tuple(params.bad_words)
-        if words != self._last_bad_words[0]:  # most calls give all prompts the same
-            self._last_bad_words = (words, tokenize_bad_words(self._tokenizer, words))
-        return self._last_bad_words[1]
+        last = self._last_bad_words
+        if words != last[0]:  # most calls give all prompts the same
+            last = self._last_bad_words = (words, tokenize_bad_words(self._tokenizer, words))
+        return last[1]

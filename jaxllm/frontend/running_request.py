@@ -23,6 +23,7 @@ class RunningRequest:
         self,
         *,
         request_id: str,
+        engine_id: str,
         prompt: TokenizedPrompt,
         params: SamplingParams,
         completions: list[Completion],
@@ -32,6 +33,7 @@ class RunningRequest:
         keeps_metrics: bool,
     ) -> None:
         self.request_id = request_id
+        self._engine_id = engine_id
         self.completions = completions
         self._num_running = len(completions)
         self._prompt = prompt
@@ -54,8 +56,8 @@ class RunningRequest:
     def sequence_ids(self) -> list[str]:
         """The engine's names of its sequences, in order of their index."""
         if len(self.completions) == 1:
-            return [self.request_id]
-        return [f"{self.request_id}-{completion.index}" for completion in self.completions]
+            return [self._engine_id]
+        return [f"{self._engine_id}-{completion.index}" for completion in self.completions]
 
     @property
     def is_finished(self) -> bool:

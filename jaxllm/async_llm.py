@@ -1,0 +1,337 @@
+"""The model for asyncio programs: a generator of outputs per request, over an engine in its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from jaxllm.config import EngineConfig
+from jaxllm.engine_args import make_engine_config
+from jaxllm.errors import EngineDeadError, ValidationError
+from jaxllm.frontend.arguments import check_params, refuse_unsupported
+from jaxllm.frontend.conversations import ChatOptions, ChatRenderer, Message
+from jaxllm.frontend.engine_thread import EngineThread
+from jaxllm.frontend.frontend import Frontend, PreparedRequest
+from jaxllm.frontend.output_stream import OutputStream
+from jaxllm.frontend.prompts import tokenize_prompts
+from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompt
+from jaxllm.outputs import RequestOutput
+from jaxllm.sampling_params import SamplingParams
+from jaxllm.validation import check_int
+
+if TYPE_CHECKING:
+    from jaxllm.build import BuiltEngine
+    from jaxllm.engine.metrics import EngineMetrics
+    from jaxllm.text.tokenizer import Tokenizer
+
+STALL_SECONDS = 300.0
+"""How long a step may take before `check_health` calls the engine stalled."""
+
+
+class AsyncJaxLLM:
+    """A model, ready to serve any number of requests at once, on any number of event loops.
+
+    `AsyncJaxLLM(model=...)` loads it as `JaxLLM` does, and blocks meanwhile. Then nothing blocks: templates and
+    tokenizers run in a pool of threads, steps in a thread of their own, which sleeps while no request runs.
+    """
+
+    def __init__(self, model: str | Path, *, stall_seconds: float = STALL_SECONDS, **engine_arguments: Any) -> None:
+        self._start(make_engine_config(model, **({"disable_log_stats": False} | engine_arguments)), stall_seconds)
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineConfig | Mapping[str, Any]) -> Self:
+        """From a configuration, or from the arguments of the constructor as a mapping."""
+        if not isinstance(engine_args, EngineConfig):
+            return cls(**engine_args)
+        llm = cls.__new__(cls)
+        llm._start(engine_args, STALL_SECONDS)
+        return llm
+
+    @classmethod
+    def from_built(cls, built: BuiltEngine, *, stall_seconds: float = STALL_SECONDS) -> Self:
+        """Over an engine that was built already."""
+        llm = cls.__new__(cls)
+        llm._attach(built, stall_seconds)
+        return llm
+
+    def _start(self, config: EngineConfig, stall_seconds: float) -> None:
+        from jaxllm.build import build_engine  # imports jax and transformers
+
+        self._attach(build_engine(config), stall_seconds)
+
+    def _attach(self, built: BuiltEngine, stall_seconds: float) -> None:
+        self._built = built
+        self._frontend = Frontend(built)
+        self._renderer = ChatRenderer(built.tokenizer, built.config.chat_template)
+        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="jaxllm-prompts")
+        self._thread = EngineThread(self._frontend, stall_seconds=stall_seconds)
+        self._finalizer = weakref.finalize(self, self._thread.stop)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        lora_request: None = None,
+        prompt_text: str | None = None,
+        trace_headers: None = None,
+        data_parallel_rank: int | None = None,
+        session_id: None = None,
+    ) -> AsyncGenerator[RequestOutput]:
+        """Completes one prompt; the outputs come as its params' `output_kind` says.
+
+        A reader that is slower than the engine gets the newest output (CUMULATIVE) or one with all that is new
+        (DELTA). Leaving the generator in any way aborts the request. A wrong argument is raised by the first output
+        that is asked for; until then nothing runs. `prompt_text` is handed back as the text of a tokenised prompt.
+        """
+
+        def prepare(params: SamplingParams) -> PreparedRequest:
+            refuse_unsupported(
+                lora_request=lora_request,
+                trace_headers=trace_headers,
+                data_parallel_rank=data_parallel_rank or None,
+                session_id=session_id,
+            )
+            parsed = parse_prompt("prompt", prompt)
+            if prompt_text is not None:
+                parsed = _with_text(parsed, prompt_text)
+            return self._prepare(parsed, params, TokenizationOptions.parse(tokenization_kwargs), priority)
+
+        return self._run(prepare, sampling_params, request_id)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[RequestOutput]:
+        """Answers one conversation: rendered with the chat template, then completed as `generate` does."""
+        chat_options = ChatOptions(
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+
+        def prepare(params: SamplingParams) -> PreparedRequest:
+            options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
+            text = self._renderer.render(messages, chat_options)
+            return self._prepare(ParsedPrompt(text=text, token_ids=None), params, options, priority)
+
+        return self._run(prepare, sampling_params, request_id)
+
+    async def tokenize(self, prompt: Prompt, options: TokenizationOptions | None = None) -> list[int]:
+        """The token ids of a prompt as `generate` would see it, before it is cut to length."""
+        parsed = parse_prompt("prompt", prompt)
+        return await self._off_loop(partial(self._tokenize, parsed, options or TokenizationOptions()))
+
+    async def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt that `chat` would complete; it holds its special tokens already."""
+        options = ChatOptions(
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        return await self._off_loop(partial(self._renderer.render, messages, options))
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """Ends requests; each gives a last output with finish_reason "abort". Unknown ids are ignored."""
+        request_ids = [request_id] if isinstance(request_id, str) else list(request_id)
+        for one in request_ids:
+            self._thread.open_requests.mark_aborted(one)
+        self._thread.abort(request_ids)
+
+    async def drain(self, timeout: float | None = None) -> bool:
+        """Waits until no request runs; False if some still do after `timeout` seconds."""
+        loop = asyncio.get_running_loop()
+        is_empty = asyncio.Event()
+        self._thread.open_requests.call_when_empty(partial(_set_from_thread, loop, is_empty))
+        try:
+            async with asyncio.timeout(timeout):
+                await is_empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def check_health(self) -> None:
+        """Raises EngineDeadError if nothing is served any more, EngineStalledError if a step takes too long."""
+        self._thread.check_health()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine failed or was shut down."""
+        return self._thread.error is not None
+
+    @property
+    def dead_error(self) -> BaseException | None:
+        """Why the engine is dead."""
+        return self._thread.error
+
+    @property
+    def on_death(self) -> list[Callable[[BaseException], None]]:
+        """Functions that the engine's thread calls when it fails; not for a shutdown."""
+        return self._thread.on_death
+
+    @property
+    def num_unfinished(self) -> int:
+        """Sequences of unfinished requests: a request with n completions counts n times."""
+        return self._thread.open_requests.num_sequences
+
+    @property
+    def num_unfinished_tokens(self) -> int:
+        """Prompt tokens of unfinished requests."""
+        return self._thread.open_requests.num_prompt_tokens
+
+    @property
+    def config(self) -> EngineConfig:
+        """What the engine was built from."""
+        return self._built.config
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token id is below this."""
+        return self._built.model_config.vocab_size
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output."""
+        return self._built.model_config.max_model_len
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The engine's own tokenizer; None with skip_tokenizer_init."""
+        return self._built.tokenizer
+
+    def get_tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        if self._built.tokenizer is None:
+            raise ValidationError("there is no tokenizer: skip_tokenizer_init must be False", parameter="tokenizer")
+        return self._built.tokenizer.hf
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What a request without `sampling_params` uses; `clone` it to change values."""
+        return self._frontend.default_sampling_params
+
+    def get_metrics(self) -> EngineMetrics:
+        """A snapshot of the engine's counters and gauges."""
+        return self._built.engine.metrics()
+
+    async def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prompts; False, and nothing done, while requests run."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bool] = loop.create_future()
+
+        def reset() -> None:
+            is_done = self._built.engine.reset_prefix_cache()
+            loop.call_soon_threadsafe(answer.set_result, is_done)
+
+        self._thread.call(reset)
+        return await answer
+
+    def shutdown(self) -> None:
+        """Ends the engine and frees the device; running generators raise EngineDeadError."""
+        self._finalizer()
+        self._pool.shutdown(wait=False)
+
+    def __repr__(self) -> str:
+        config = self._built.config
+        return f"{type(self).__name__}(model={config.model!r}, dtype={config.dtype!r}, device={config.device!r})"
+
+    async def _run(
+        self,
+        prepare: Callable[[SamplingParams], PreparedRequest],
+        sampling_params: SamplingParams | None,
+        request_id: str | None,
+    ) -> AsyncGenerator[RequestOutput]:
+        params = self._frontend.default_sampling_params
+        if sampling_params is not None:
+            params = check_params("sampling_params", sampling_params)
+        self._thread.check_alive()
+        request = self._thread.open_requests.open(request_id, params.n)
+        stream: OutputStream | None = None
+        try:
+            prepared = await self._off_loop(partial(prepare, params))
+            stream = self._thread.add(prepared, request)
+            is_finished = False
+            while not is_finished:
+                output = await stream.read()
+                is_finished = output.finished
+                yield output
+        finally:
+            self._thread.open_requests.close(request)
+            if stream is not None:
+                self._thread.drop(stream)
+
+    def _prepare(
+        self, parsed: ParsedPrompt, params: SamplingParams, options: TokenizationOptions, priority: int
+    ) -> PreparedRequest:
+        token_ids = self._tokenize(parsed, options)
+        return self._frontend.prepare(
+            parsed, token_ids, params, check_int("priority", priority), options, name="prompt"
+        )
+
+    def _tokenize(self, parsed: ParsedPrompt, options: TokenizationOptions) -> list[int]:
+        return tokenize_prompts([parsed], self._built.tokenizer, options, lambda count: None)[0]
+
+    async def _off_loop[Result](self, work: Callable[[], Result]) -> Result:
+        """Runs in the pool; the event loop goes on meanwhile."""
+        self._thread.check_alive()
+        try:
+            future = self._pool.submit(work)
+        except RuntimeError as error:  # a shutdown came between
+            raise EngineDeadError("the engine was shut down") from error
+        return await asyncio.wrap_future(future)
+
+
+def _with_text(parsed: ParsedPrompt, text: str) -> ParsedPrompt:
+    if parsed.text is not None and parsed.text != text:
+        raise ValidationError(
+            f"prompt_text must be the prompt's own text or None, got {text!r}", parameter="prompt_text"
+        )
+    return dataclasses.replace(parsed, text=text)
+
+
+def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(event.set)
+
+
+AsyncLLM = AsyncJaxLLM
+"""The name that users of vLLM know."""
+
+AsyncLLMEngine = AsyncJaxLLM
+"""Its older name."""
