@@ -7,15 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
-from jaxllm.errors import ValidationError
-from jaxllm.frontend.arguments import as_conversations, check_params, per_prompt, refuse_unsupported
+from jaxllm.frontend.arguments import (
+    as_conversations,
+    check_params,
+    check_reset_options,
+    per_prompt,
+    refuse_unsupported,
+)
 from jaxllm.frontend.calls import run_call, stream_call
-from jaxllm.frontend.conversations import ChatOptions, ChatRenderer, Message
-from jaxllm.frontend.frontend import Frontend
+from jaxllm.frontend.conversations import ChatOptions, Message
+from jaxllm.frontend.loaded_model import LoadedModel
+from jaxllm.frontend.preparation import prepare_requests
 from jaxllm.frontend.progress import BarFactory, ProgressBar
-from jaxllm.frontend.prompts import tokenize_prompts
 from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompts
 from jaxllm.legacy import merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
@@ -24,12 +28,11 @@ from jaxllm.validation import check_bool, check_int
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
-    from jaxllm.engine.metrics import EngineMetrics
 
 logger = logging.getLogger(__name__)
 
 
-class JaxLLM:
+class JaxLLM(LoadedModel):
     """A model, ready to generate.
 
     `JaxLLM(model=...)` loads it and compiles its programs; the keyword arguments are `EngineConfig`'s fields, and
@@ -41,19 +44,14 @@ class JaxLLM:
         logger.info("Starting an engine with %s", config.non_defaults())
         from jaxllm.build import build_engine  # imports jax and transformers
 
-        self._attach(build_engine(config))
+        super().__init__(build_engine(config))
 
     @classmethod
     def from_built(cls, built: BuiltEngine) -> Self:
         """Over an engine that was built already."""
         llm = cls.__new__(cls)
-        llm._attach(built)
+        LoadedModel.__init__(llm, built)
         return llm
-
-    def _attach(self, built: BuiltEngine) -> None:
-        self._built = built
-        self._frontend = Frontend(built)
-        self._renderer = ChatRenderer(built.tokenizer, built.config.chat_template)
 
     @overload
     def generate(
@@ -193,52 +191,16 @@ class JaxLLM:
                 bar.advance()
         return self._complete(rendered, sampling_params, options, use_tqdm, False, priority, stream)
 
-    @property
-    def config(self) -> EngineConfig:
-        """What the engine was built from."""
-        return self._built.config
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forgets all cached prompts; False, and nothing done, while requests run.
 
-    @property
-    def vocab_size(self) -> int:
-        """Every token id is below this."""
-        return self._built.model_config.vocab_size
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus output."""
-        return self._built.model_config.max_model_len
-
-    @property
-    def startup_seconds(self) -> dict[str, float]:
-        """What the phases of the start took: config, weights, compile."""
-        times = self._built.startup_times
-        return {"config": times.config, "weights": times.weights, "compile": times.compile}
-
-    def get_tokenizer(self) -> Any:
-        """The Hugging Face tokenizer."""
-        if self._built.tokenizer is None:
-            raise ValidationError("there is no tokenizer: skip_tokenizer_init must be False", parameter="tokenizer")
-        return self._built.tokenizer.hf
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What a call without `sampling_params` uses; `clone` it to change values."""
-        return self._frontend.default_sampling_params
-
-    def get_metrics(self) -> EngineMetrics:
-        """A snapshot of the engine's counters and gauges."""
-        return self._built.engine.metrics()
-
-    def reset_prefix_cache(self) -> bool:
-        """Forgets all cached prompts; False, and nothing done, while requests run."""
-        return self._built.engine.reset_prefix_cache()
+        With `reset_running_requests` these lose their pages too, and compute all their tokens again.
+        """
+        return self._frontend.reset_prefix_cache(check_reset_options(reset_running_requests, reset_connector))
 
     def abort(self, request_ids: str | Iterable[str]) -> None:
         """Ends requests of a running stream; each gives a last output with finish_reason "abort"."""
         self._frontend.abort([request_ids] if isinstance(request_ids, str) else request_ids)
-
-    def save_orbax(self, directory: str | Path) -> None:
-        """Writes the weights as they lie on the devices; `JaxLLM(model=directory)` restores them."""
-        self._built.save_orbax(directory)
 
     def shutdown(self) -> None:
         """Frees the device; later calls raise EngineDeadError, a second shutdown does nothing."""
@@ -249,10 +211,6 @@ class JaxLLM:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
-
-    def __repr__(self) -> str:
-        config = self._built.config
-        return f"{type(self).__name__}(model={config.model!r}, dtype={config.dtype!r}, device={config.device!r})"
 
     def _complete(
         self,
@@ -267,11 +225,7 @@ class JaxLLM:
         params = self._params_per_prompt(sampling_params, len(parsed), stream)
         priorities = per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
         with ProgressBar(rendering_bar, total=len(parsed), description="Rendering prompts") as bar:
-            token_ids = tokenize_prompts(parsed, self._built.tokenizer, options, bar.advance)
-        prepared = [
-            self._frontend.prepare(*request, options, name="prompt" if len(parsed) == 1 else f"prompts[{index}]")
-            for index, request in enumerate(zip(parsed, token_ids, params, priorities, strict=True))
-        ]
+            prepared = prepare_requests(self._frontend, parsed, params, priorities, options, bar.advance)
         return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
 
     def _params_per_prompt(self, given: Any, count: int, stream: bool) -> list[SamplingParams]:
