@@ -7,24 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
-from jaxllm.frontend.arguments import (
-    as_conversations,
-    check_params,
-    check_reset_options,
-    per_prompt,
-    refuse_unsupported,
-)
-from jaxllm.frontend.calls import run_call, stream_call
-from jaxllm.frontend.conversations import ChatOptions, Message
+from jaxllm.frontend.arguments import check_reset_options, refuse_unsupported
+from jaxllm.frontend.calls import Call, run_call, stream_call
+from jaxllm.frontend.conversations import ChatOptions, Message, render_conversations
 from jaxllm.frontend.loaded_model import LoadedModel
-from jaxllm.frontend.preparation import prepare_requests
-from jaxllm.frontend.progress import BarFactory, ProgressBar
-from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompts
-from jaxllm.legacy import merge_legacy_prompts
+from jaxllm.frontend.preparation import prepare_call
+from jaxllm.frontend.progress import BarFactory
+from jaxllm.inputs import Prompt, TokenizationOptions, parse_prompts
+from jaxllm.legacy import merge_legacy_positions, merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
-from jaxllm.sampling_params import RequestOutputKind, SamplingParams
-from jaxllm.validation import check_bool, check_int
+from jaxllm.sampling_params import SamplingParams
+from jaxllm.validation import check_bool, fail
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
@@ -39,19 +34,35 @@ class JaxLLM(LoadedModel):
     vLLM's names for them work too. Use it as a context manager, or call `shutdown`, to free the device early.
     """
 
-    def __init__(self, model: str | Path, **engine_arguments: Any) -> None:
-        config = make_engine_config(model, **engine_arguments)
-        logger.info("Starting an engine with %s", config.non_defaults())
-        from jaxllm.build import build_engine  # imports jax and transformers
+    def __init__(self, model: str | Path, *legacy_arguments: Any, **engine_arguments: Any) -> None:
+        merge_legacy_positions(legacy_arguments, engine_arguments)
+        self._start(make_engine_config(model, **engine_arguments))
 
-        super().__init__(build_engine(config))
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineConfig | Mapping[str, Any]) -> Self:
+        """From a configuration (such as an `EngineArgs`), or from the constructor's arguments as a mapping."""
+        if not isinstance(engine_args, EngineConfig):
+            return cls(**engine_args)
+        llm = cls.__new__(cls)
+        llm._start(engine_args)
+        return llm
 
     @classmethod
     def from_built(cls, built: BuiltEngine) -> Self:
         """Over an engine that was built already."""
         llm = cls.__new__(cls)
-        LoadedModel.__init__(llm, built)
+        llm._attach(built)
         return llm
+
+    def _start(self, config: EngineConfig) -> None:
+        logger.info("Starting an engine with %s", config.non_defaults())
+        from jaxllm.build import build_engine  # imports jax and transformers
+
+        self._attach(build_engine(config))
+
+    def _attach(self, built: BuiltEngine) -> None:
+        super().__init__(built)
+        self._queued = Call(self._frontend)
 
     @overload
     def generate(
@@ -65,6 +76,8 @@ class JaxLLM(LoadedModel):
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: None = None,
         prompt_token_ids: Any = None,
+        prompt_adapter_request: None = None,
+        guided_options_request: None = None,
         stream: Literal[False] = False,
     ) -> list[RequestOutput]: ...
 
@@ -80,6 +93,8 @@ class JaxLLM(LoadedModel):
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: None = None,
         prompt_token_ids: Any = None,
+        prompt_adapter_request: None = None,
+        guided_options_request: None = None,
         stream: Literal[True],
     ) -> Iterator[RequestOutput]: ...
 
@@ -94,6 +109,8 @@ class JaxLLM(LoadedModel):
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: None = None,
         prompt_token_ids: Any = None,
+        prompt_adapter_request: None = None,
+        guided_options_request: None = None,
         stream: bool = False,
     ) -> list[RequestOutput] | Iterator[RequestOutput]:
         """Completes one prompt or many; the outputs come in the order of the prompts.
@@ -103,11 +120,19 @@ class JaxLLM(LoadedModel):
         `output_kind` says; closing the iterator aborts what still runs. Nothing starts if any prompt is wrong.
         `prompt_token_ids` is a legacy name for tokenised prompts.
         """
-        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
+        refuse_unsupported(
+            lora_request=lora_request,
+            mm_processor_kwargs=mm_processor_kwargs,
+            prompt_adapter_request=prompt_adapter_request,
+            guided_options_request=guided_options_request,
+        )
         parsed = parse_prompts(merge_legacy_prompts(prompts, prompt_token_ids))
         options = TokenizationOptions.parse(tokenization_kwargs)
         use_tqdm = False if check_bool("stream", stream) else use_tqdm
-        return self._complete(parsed, sampling_params, options, use_tqdm, use_tqdm, priority, stream)
+        prepared = prepare_call(
+            self._frontend, parsed, sampling_params, options, use_tqdm, priority, is_final_only=not stream
+        )
+        return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
 
     @overload
     def chat(
@@ -181,15 +206,72 @@ class JaxLLM(LoadedModel):
             tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
-        conversations = as_conversations(messages)
         options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
-        with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
-            rendered: list[ParsedPrompt] = []
-            for conversation in conversations:
-                text = self._renderer.render(conversation, chat_options)
-                rendered.append(ParsedPrompt(text=text, token_ids=None))
-                bar.advance()
-        return self._complete(rendered, sampling_params, options, use_tqdm, False, priority, stream)
+        rendered = render_conversations(self._renderer, messages, chat_options, use_tqdm)
+        prepared = prepare_call(
+            self._frontend, rendered, sampling_params, options, False, priority, is_final_only=not stream
+        )
+        return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
+
+    def enqueue(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+    ) -> list[str]:
+        """Adds requests as `generate` would, and returns their ids; `wait_for_completion` runs them."""
+        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        return self._queued.add(
+            prepare_call(
+                self._frontend, parse_prompts(prompts), sampling_params, options, use_tqdm, priority, is_final_only=True
+            )
+        )
+
+    def enqueue_chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+    ) -> list[str]:
+        """Adds requests as `chat` would, and returns their ids; `wait_for_completion` runs them."""
+        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
+        chat_options = ChatOptions(
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
+        rendered = render_conversations(self._renderer, messages, chat_options, use_tqdm)
+        return self._queued.add(
+            prepare_call(self._frontend, rendered, sampling_params, options, False, priority, is_final_only=True)
+        )
+
+    def wait_for_completion(
+        self, output_type: type[RequestOutput] | None = None, *, use_tqdm: bool | BarFactory = True
+    ) -> list[RequestOutput]:
+        """Runs what was enqueued since the last call; the final outputs, in the order of their ids."""
+        if output_type not in (None, RequestOutput):
+            raise fail("output_type", "RequestOutput or None", output_type)
+        queued, self._queued = self._queued, Call(self._frontend)
+        return queued.run(use_tqdm)
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         """Forgets all cached prompts; False, and nothing done, while requests run.
@@ -211,31 +293,6 @@ class JaxLLM(LoadedModel):
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
-
-    def _complete(
-        self,
-        parsed: list[ParsedPrompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        options: TokenizationOptions,
-        use_tqdm: bool | BarFactory,
-        rendering_bar: bool | BarFactory,
-        priority: int | Sequence[int] | None,
-        stream: bool,
-    ) -> list[RequestOutput] | Iterator[RequestOutput]:
-        params = self._params_per_prompt(sampling_params, len(parsed), stream)
-        priorities = per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
-        with ProgressBar(rendering_bar, total=len(parsed), description="Rendering prompts") as bar:
-            prepared = prepare_requests(self._frontend, parsed, params, priorities, options, bar.advance)
-        return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
-
-    def _params_per_prompt(self, given: Any, count: int, stream: bool) -> list[SamplingParams]:
-        params = per_prompt(
-            "sampling_params", self._frontend.default_sampling_params if given is None else given, count, check_params
-        )
-        if stream:
-            return params
-        final = {id(one): one.clone(output_kind=RequestOutputKind.FINAL_ONLY) for one in params}
-        return [final[id(one)] for one in params]
 
 
 LLM = JaxLLM
