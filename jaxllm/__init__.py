@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from jaxllm.async_llm import AsyncLLM as AsyncLLM
     from jaxllm.async_llm import AsyncLLMEngine as AsyncLLMEngine
     from jaxllm.config import EngineConfig as EngineConfig
+    from jaxllm.engine_args import AsyncEngineArgs as AsyncEngineArgs
+    from jaxllm.engine_args import EngineArgs as EngineArgs
     from jaxllm.errors import CheckpointError as CheckpointError
     from jaxllm.errors import DeviceError as DeviceError
     from jaxllm.errors import EngineDeadError as EngineDeadError
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from jaxllm.errors import ModelNotFoundError as ModelNotFoundError
     from jaxllm.errors import UnsupportedModelError as UnsupportedModelError
     from jaxllm.errors import ValidationError as ValidationError
+    from jaxllm.inputs import PromptType as PromptType
+    from jaxllm.inputs import TextPrompt as TextPrompt
+    from jaxllm.inputs import TokensPrompt as TokensPrompt
     from jaxllm.llm import LLM as LLM
     from jaxllm.llm import JaxLLM as JaxLLM
     from jaxllm.outputs import CompletionOutput as CompletionOutput
@@ -29,12 +34,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF_NAME = {
+    "AsyncEngineArgs": "jaxllm.engine_args",
     "AsyncJaxLLM": "jaxllm.async_llm",
     "AsyncLLM": "jaxllm.async_llm",
     "AsyncLLMEngine": "jaxllm.async_llm",
     "CheckpointError": "jaxllm.errors",
     "CompletionOutput": "jaxllm.outputs",
     "DeviceError": "jaxllm.errors",
+    "EngineArgs": "jaxllm.engine_args",
     "EngineConfig": "jaxllm.config",
     "EngineDeadError": "jaxllm.errors",
     "EngineStalledError": "jaxllm.errors",
@@ -43,9 +50,12 @@ _MODULE_OF_NAME = {
     "LLM": "jaxllm.llm",
     "Logprob": "jaxllm.outputs",
     "ModelNotFoundError": "jaxllm.errors",
+    "PromptType": "jaxllm.inputs",
     "RequestOutput": "jaxllm.outputs",
     "RequestOutputKind": "jaxllm.sampling_params",
     "SamplingParams": "jaxllm.sampling_params",
+    "TextPrompt": "jaxllm.inputs",
+    "TokensPrompt": "jaxllm.inputs",
     "UnsupportedModelError": "jaxllm.errors",
     "ValidationError": "jaxllm.errors",
 }

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any, Self
 from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
 from jaxllm.errors import EngineDeadError, ValidationError
-from jaxllm.frontend.arguments import check_params, refuse_unsupported
-from jaxllm.frontend.conversations import ChatOptions, ChatRenderer, Message
+from jaxllm.frontend.arguments import check_params, check_reset_options, refuse_unsupported
+from jaxllm.frontend.conversations import ChatOptions, Message
 from jaxllm.frontend.engine_thread import EngineThread
-from jaxllm.frontend.frontend import Frontend, PreparedRequest
+from jaxllm.frontend.frontend import PreparedRequest
+from jaxllm.frontend.loaded_model import LoadedModel
 from jaxllm.frontend.output_stream import OutputStream
+from jaxllm.frontend.preparation import prepare_requests
 from jaxllm.frontend.prompts import tokenize_prompts
+from jaxllm.frontend.statistics import StatsListener
+from jaxllm.frontend.statistics_log import StatisticsLog, log_interval
 from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompt
 from jaxllm.outputs import RequestOutput
 from jaxllm.sampling_params import SamplingParams
@@ -28,14 +32,15 @@ from jaxllm.validation import check_int
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
-    from jaxllm.engine.metrics import EngineMetrics
-    from jaxllm.text.tokenizer import Tokenizer
 
 STALL_SECONDS = 300.0
 """How long a step may take before `check_health` calls the engine stalled."""
 
+_DRAIN_INTERVAL = 0.02
+"""Seconds between two looks of `drain`."""
 
-class AsyncJaxLLM:
+
+class AsyncJaxLLM(LoadedModel):
     """A model, ready to serve any number of requests at once, on any number of event loops.
 
     `AsyncJaxLLM(model=...)` loads it as `JaxLLM` does, and blocks meanwhile. Then nothing blocks: templates and
@@ -67,9 +72,9 @@ class AsyncJaxLLM:
         self._attach(build_engine(config), stall_seconds)
 
     def _attach(self, built: BuiltEngine, stall_seconds: float) -> None:
-        self._built = built
-        self._frontend = Frontend(built)
-        self._renderer = ChatRenderer(built.tokenizer, built.config.chat_template)
+        super().__init__(built)
+        if not built.config.disable_log_stats:
+            self.listeners.append(StatisticsLog(log_interval()))
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="jaxllm-prompts")
         self._thread = EngineThread(self._frontend, stall_seconds=stall_seconds)
         self._finalizer = weakref.finalize(self, self._thread.stop)
@@ -177,12 +182,10 @@ class AsyncJaxLLM:
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Waits until no request runs; False if some still do after `timeout` seconds."""
-        loop = asyncio.get_running_loop()
-        is_empty = asyncio.Event()
-        self._thread.open_requests.call_when_empty(partial(_set_from_thread, loop, is_empty))
         try:
             async with asyncio.timeout(timeout):
-                await is_empty.wait()
+                while self._thread.open_requests:
+                    await asyncio.sleep(_DRAIN_INTERVAL)
         except TimeoutError:
             return False
         return True
@@ -207,6 +210,11 @@ class AsyncJaxLLM:
         return self._thread.on_death
 
     @property
+    def listeners(self) -> list[StatsListener]:
+        """Objects that the engine's thread tells of each step and each finished request."""
+        return self._frontend.listeners
+
+    @property
     def num_unfinished(self) -> int:
         """Sequences of unfinished requests: a request with n completions counts n times."""
         return self._thread.open_requests.num_sequences
@@ -216,47 +224,17 @@ class AsyncJaxLLM:
         """Prompt tokens of unfinished requests."""
         return self._thread.open_requests.num_prompt_tokens
 
-    @property
-    def config(self) -> EngineConfig:
-        """What the engine was built from."""
-        return self._built.config
+    async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forgets all cached prompts; False, and nothing done, while requests run.
 
-    @property
-    def vocab_size(self) -> int:
-        """Every token id is below this."""
-        return self._built.model_config.vocab_size
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus output."""
-        return self._built.model_config.max_model_len
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The engine's own tokenizer; None with skip_tokenizer_init."""
-        return self._built.tokenizer
-
-    def get_tokenizer(self) -> Any:
-        """The Hugging Face tokenizer."""
-        if self._built.tokenizer is None:
-            raise ValidationError("there is no tokenizer: skip_tokenizer_init must be False", parameter="tokenizer")
-        return self._built.tokenizer.hf
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What a request without `sampling_params` uses; `clone` it to change values."""
-        return self._frontend.default_sampling_params
-
-    def get_metrics(self) -> EngineMetrics:
-        """A snapshot of the engine's counters and gauges."""
-        return self._built.engine.metrics()
-
-    async def reset_prefix_cache(self) -> bool:
-        """Forgets all cached prompts; False, and nothing done, while requests run."""
+        With `reset_running_requests` these lose their pages too, and compute all their tokens again.
+        """
+        reset_running = check_reset_options(reset_running_requests, reset_connector)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bool] = loop.create_future()
 
         def reset() -> None:
-            is_done = self._built.engine.reset_prefix_cache()
+            is_done = self._frontend.reset_prefix_cache(reset_running)
             loop.call_soon_threadsafe(answer.set_result, is_done)
 
         self._thread.call(reset)
@@ -266,10 +244,6 @@ class AsyncJaxLLM:
         """Ends the engine and frees the device; running generators raise EngineDeadError."""
         self._finalizer()
         self._pool.shutdown(wait=False)
-
-    def __repr__(self) -> str:
-        config = self._built.config
-        return f"{type(self).__name__}(model={config.model!r}, dtype={config.dtype!r}, device={config.device!r})"
 
     async def _run(
         self,
@@ -292,17 +266,16 @@ class AsyncJaxLLM:
                 is_finished = output.finished
                 yield output
         finally:
-            self._thread.open_requests.close(request)
-            if stream is not None:
+            if stream is None:
+                self._thread.open_requests.close(request)
+            else:
                 self._thread.drop(stream)
 
     def _prepare(
         self, parsed: ParsedPrompt, params: SamplingParams, options: TokenizationOptions, priority: int
     ) -> PreparedRequest:
-        token_ids = self._tokenize(parsed, options)
-        return self._frontend.prepare(
-            parsed, token_ids, params, check_int("priority", priority), options, name="prompt"
-        )
+        [prepared] = prepare_requests(self._frontend, [parsed], [params], [check_int("priority", priority)], options)
+        return prepared
 
     def _tokenize(self, parsed: ParsedPrompt, options: TokenizationOptions) -> list[int]:
         return tokenize_prompts([parsed], self._built.tokenizer, options, lambda count: None)[0]
@@ -323,11 +296,6 @@ def _with_text(parsed: ParsedPrompt, text: str) -> ParsedPrompt:
             f"prompt_text must be the prompt's own text or None, got {text!r}", parameter="prompt_text"
         )
     return dataclasses.replace(parsed, text=text)
-
-
-def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(event.set)
 
 
 AsyncLLM = AsyncJaxLLM

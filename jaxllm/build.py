@@ -27,6 +27,7 @@ from jaxllm.models.loading.source import resolve_model
 from jaxllm.models.parameters import describe
 from jaxllm.models.registry import build_model
 from jaxllm.pallas_kernels.paged_attention.api import require_backend
+from jaxllm.runner.compile_counter import num_compiles
 from jaxllm.runner.defaults import StepLimits, choose_dtype, choose_limits
 from jaxllm.runner.executables import ExecutableStore, program_key
 from jaxllm.runner.memory import CacheSize, free_bytes, size_cache
@@ -72,6 +73,8 @@ class BuiltEngine:
     generation_config: Mapping[str, Any]
     config: EngineConfig
     startup_times: StartupTimes
+    num_compiles: Callable[[], int]
+    """How many programs were compiled in this process so far."""
     save_orbax: Callable[[str | Path], None]
     """Writes the converted weights, for `JaxLLM(model=directory)`."""
 
@@ -173,6 +176,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
         generation_config=files.generation_config,
         config=config,
         startup_times=times,
+        num_compiles=num_compiles,
         save_orbax=lambda directory: files.save(directory, targets, weights, tokenizer and tokenizer.hf),
     )
 

@@ -99,6 +99,24 @@ HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
 
 def make_engine_config(model: str | Path, **arguments: Any) -> EngineConfig:
     """The configuration for `model` and vLLM-style keyword arguments; nothing is ever dropped in silence."""
+    return EngineConfig(model=str(model) if isinstance(model, Path) else model, **_as_fields(arguments))
+
+
+class EngineArgs(EngineConfig):
+    """An EngineConfig made from vLLM's names, under vLLM's name; for `from_engine_args`."""
+
+    def __init__(self, model: str | Path, **arguments: Any) -> None:
+        super().__init__(model=str(model) if isinstance(model, Path) else model, **_as_fields(arguments))
+
+
+class AsyncEngineArgs(EngineArgs):
+    """The same for `AsyncJaxLLM`, which keeps statistics unless told otherwise."""
+
+    def __init__(self, model: str | Path, **arguments: Any) -> None:
+        super().__init__(model, **({"disable_log_stats": False} | arguments))
+
+
+def _as_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(EngineConfig)}
     values: dict[str, Any] = {}
     for name, value in arguments.items():
@@ -115,7 +133,7 @@ def make_engine_config(model: str | Path, **arguments: Any) -> EngineConfig:
             _refuse_unsupported(name, value)
         else:
             raise TypeError(_unknown_message(name, fields))
-    return EngineConfig(model=str(model) if isinstance(model, Path) else model, **values)
+    return values
 
 
 def _refuse_contradiction(alias: str, name: str, arguments: dict[str, Any]) -> None:

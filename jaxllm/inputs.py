@@ -29,6 +29,9 @@ class TokensPrompt(TypedDict):
 Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | Mapping[str, Any]
 """A text, token ids, or a mapping with the keys of TextPrompt or TokensPrompt."""
 
+PromptType = Prompt
+"""The name that users of vLLM know."""
+
 _TEXT_KEYS = ("prompt", "prompt_token_ids", "cache_salt")
 _UNSUPPORTED_KEYS = (
     "prompt_embeds",

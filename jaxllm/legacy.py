@@ -60,3 +60,15 @@ def merge_legacy_prompts(prompts: Any, prompt_token_ids: Any) -> Any:
     if prompts is not None:
         raise ValidationError("give either prompts or prompt_token_ids, got both", parameter="prompt_token_ids")
     return prompt_token_ids
+
+
+def merge_legacy_positions(positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Puts the tokenizer, which older releases took as the second argument, among the keywords."""
+    if not positional:
+        return
+    if len(positional) > 1:
+        raise TypeError(f"takes the model, then keyword arguments; got {len(positional)} more positional arguments")
+    if "tokenizer" in keywords:
+        raise TypeError("got multiple values for argument 'tokenizer'")
+    warn_deprecated("the tokenizer as a second positional argument is deprecated: write tokenizer=...")
+    keywords["tokenizer"] = positional[0]

@@ -9,39 +9,43 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
-from jaxllm.errors import ValidationError
-from jaxllm.frontend.arguments import as_conversations, check_params, per_prompt, refuse_unsupported
-from jaxllm.frontend.calls import run_call, stream_call
-from jaxllm.frontend.conversations import ChatOptions, ChatRenderer, Message
-from jaxllm.frontend.frontend import Frontend
-from jaxllm.frontend.progress import BarFactory, ProgressBar
-from jaxllm.frontend.prompts import tokenize_prompts
-from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompts
-from jaxllm.legacy import merge_legacy_prompts
+from jaxllm.frontend.arguments import check_reset_options, refuse_unsupported
+from jaxllm.frontend.calls import Call, run_call, stream_call
+from jaxllm.frontend.conversations import ChatOptions, Message, render_conversations
+from jaxllm.frontend.loaded_model import LoadedModel
+from jaxllm.frontend.preparation import prepare_call
+from jaxllm.frontend.progress import BarFactory
+from jaxllm.inputs import Prompt, TokenizationOptions, parse_prompts
+from jaxllm.legacy import merge_legacy_positions, merge_legacy_prompts
 from jaxllm.outputs import RequestOutput
-from jaxllm.sampling_params import RequestOutputKind, SamplingParams
-from jaxllm.validation import check_bool, check_int
+from jaxllm.sampling_params import SamplingParams
+from jaxllm.validation import check_bool, fail
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
-    from jaxllm.engine.metrics import EngineMetrics
 
 logger = logging.getLogger(__name__)
 
 
-class JaxLLM:
+class JaxLLM(LoadedModel):
     """A model, ready to generate.
 
     `JaxLLM(model=...)` loads it and compiles its programs; the keyword arguments are `EngineConfig`'s fields, and
     vLLM's names for them work too. Use it as a context manager, or call `shutdown`, to free the device early.
     """
 
-    def __init__(self, model: str | Path, **engine_arguments: Any) -> None:
-        config = make_engine_config(model, **engine_arguments)
-        logger.info("Starting an engine with %s", config.non_defaults())
-        from jaxllm.build import build_engine  # imports jax and transformers
+    def __init__(self, model: str | Path, *legacy_arguments: Any, **engine_arguments: Any) -> None:
+        merge_legacy_positions(legacy_arguments, engine_arguments)
+        self._start(make_engine_config(model, **engine_arguments))
 
-        self._attach(build_engine(config))
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineConfig | Mapping[str, Any]) -> Self:
+        """From a configuration (such as an `EngineArgs`), or from the constructor's arguments as a mapping."""
+        if not isinstance(engine_args, EngineConfig):
+            return cls(**engine_args)
+        llm = cls.__new__(cls)
+        llm._start(engine_args)
+        return llm
 
     @classmethod
     def from_built(cls, built: BuiltEngine) -> Self:
@@ -50,10 +54,15 @@ class JaxLLM:
         llm._attach(built)
         return llm
 
+    def _start(self, config: EngineConfig) -> None:
+        logger.info("Starting an engine with %s", config.non_defaults())
+        from jaxllm.build import build_engine  # imports jax and transformers
+
+        self._attach(build_engine(config))
+
     def _attach(self, built: BuiltEngine) -> None:
-        self._built = built
-        self._frontend = Frontend(built)
-        self._renderer = ChatRenderer(built.tokenizer, built.config.chat_template)
+        super().__init__(built)
+        self._queued = Call(self._frontend)
 
     @overload
     def generate(
@@ -67,6 +76,8 @@ class JaxLLM:
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: None = None,
         prompt_token_ids: Any = None,
+        prompt_adapter_request: None = None,
+        guided_options_request: None = None,
         stream: Literal[False] = False,
     ) -> list[RequestOutput]: ...
 
@@ -82,6 +93,8 @@ class JaxLLM:
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: None = None,
         prompt_token_ids: Any = None,
+        prompt_adapter_request: None = None,
+        guided_options_request: None = None,
         stream: Literal[True],
     ) -> Iterator[RequestOutput]: ...
 
@@ -96,6 +109,8 @@ class JaxLLM:
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: None = None,
         prompt_token_ids: Any = None,
+        prompt_adapter_request: None = None,
+        guided_options_request: None = None,
         stream: bool = False,
     ) -> list[RequestOutput] | Iterator[RequestOutput]:
         """Completes one prompt or many; the outputs come in the order of the prompts.
@@ -105,11 +120,19 @@ class JaxLLM:
         `output_kind` says; closing the iterator aborts what still runs. Nothing starts if any prompt is wrong.
         `prompt_token_ids` is a legacy name for tokenised prompts.
         """
-        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
+        refuse_unsupported(
+            lora_request=lora_request,
+            mm_processor_kwargs=mm_processor_kwargs,
+            prompt_adapter_request=prompt_adapter_request,
+            guided_options_request=guided_options_request,
+        )
         parsed = parse_prompts(merge_legacy_prompts(prompts, prompt_token_ids))
         options = TokenizationOptions.parse(tokenization_kwargs)
         use_tqdm = False if check_bool("stream", stream) else use_tqdm
-        return self._complete(parsed, sampling_params, options, use_tqdm, use_tqdm, priority, stream)
+        prepared = prepare_call(
+            self._frontend, parsed, sampling_params, options, use_tqdm, priority, is_final_only=not stream
+        )
+        return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
 
     @overload
     def chat(
@@ -183,62 +206,83 @@ class JaxLLM:
             tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
-        conversations = as_conversations(messages)
         options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
-        with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
-            rendered: list[ParsedPrompt] = []
-            for conversation in conversations:
-                text = self._renderer.render(conversation, chat_options)
-                rendered.append(ParsedPrompt(text=text, token_ids=None))
-                bar.advance()
-        return self._complete(rendered, sampling_params, options, use_tqdm, False, priority, stream)
+        rendered = render_conversations(self._renderer, messages, chat_options, use_tqdm)
+        prepared = prepare_call(
+            self._frontend, rendered, sampling_params, options, False, priority, is_final_only=not stream
+        )
+        return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
 
-    @property
-    def config(self) -> EngineConfig:
-        """What the engine was built from."""
-        return self._built.config
+    def enqueue(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+    ) -> list[str]:
+        """Adds requests as `generate` would, and returns their ids; `wait_for_completion` runs them."""
+        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        return self._queued.add(
+            prepare_call(
+                self._frontend, parse_prompts(prompts), sampling_params, options, use_tqdm, priority, is_final_only=True
+            )
+        )
 
-    @property
-    def vocab_size(self) -> int:
-        """Every token id is below this."""
-        return self._built.model_config.vocab_size
+    def enqueue_chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | BarFactory = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: None = None,
+    ) -> list[str]:
+        """Adds requests as `chat` would, and returns their ids; `wait_for_completion` runs them."""
+        refuse_unsupported(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
+        chat_options = ChatOptions(
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
+        rendered = render_conversations(self._renderer, messages, chat_options, use_tqdm)
+        return self._queued.add(
+            prepare_call(self._frontend, rendered, sampling_params, options, False, priority, is_final_only=True)
+        )
 
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus output."""
-        return self._built.model_config.max_model_len
+    def wait_for_completion(
+        self, output_type: type[RequestOutput] | None = None, *, use_tqdm: bool | BarFactory = True
+    ) -> list[RequestOutput]:
+        """Runs what was enqueued since the last call; the final outputs, in the order of their ids."""
+        if output_type not in (None, RequestOutput):
+            raise fail("output_type", "RequestOutput or None", output_type)
+        queued, self._queued = self._queued, Call(self._frontend)
+        return queued.run(use_tqdm)
 
-    @property
-    def startup_seconds(self) -> dict[str, float]:
-        """What the phases of the start took: config, weights, compile."""
-        times = self._built.startup_times
-        return {"config": times.config, "weights": times.weights, "compile": times.compile}
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forgets all cached prompts; False, and nothing done, while requests run.
 
-    def get_tokenizer(self) -> Any:
-        """The Hugging Face tokenizer."""
-        if self._built.tokenizer is None:
-            raise ValidationError("there is no tokenizer: skip_tokenizer_init must be False", parameter="tokenizer")
-        return self._built.tokenizer.hf
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What a call without `sampling_params` uses; `clone` it to change values."""
-        return self._frontend.default_sampling_params
-
-    def get_metrics(self) -> EngineMetrics:
-        """A snapshot of the engine's counters and gauges."""
-        return self._built.engine.metrics()
-
-    def reset_prefix_cache(self) -> bool:
-        """Forgets all cached prompts; False, and nothing done, while requests run."""
-        return self._built.engine.reset_prefix_cache()
+        With `reset_running_requests` these lose their pages too, and compute all their tokens again.
+        """
+        return self._frontend.reset_prefix_cache(check_reset_options(reset_running_requests, reset_connector))
 
     def abort(self, request_ids: str | Iterable[str]) -> None:
         """Ends requests of a running stream; each gives a last output with finish_reason "abort"."""
         self._frontend.abort([request_ids] if isinstance(request_ids, str) else request_ids)
-
-    def save_orbax(self, directory: str | Path) -> None:
-        """Writes the weights as they lie on the devices; `JaxLLM(model=directory)` restores them."""
-        self._built.save_orbax(directory)
 
     def shutdown(self) -> None:
         """Frees the device; later calls raise EngineDeadError, a second shutdown does nothing."""
@@ -249,39 +293,6 @@ class JaxLLM:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
-
-    def __repr__(self) -> str:
-        config = self._built.config
-        return f"{type(self).__name__}(model={config.model!r}, dtype={config.dtype!r}, device={config.device!r})"
-
-    def _complete(
-        self,
-        parsed: list[ParsedPrompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        options: TokenizationOptions,
-        use_tqdm: bool | BarFactory,
-        rendering_bar: bool | BarFactory,
-        priority: int | Sequence[int] | None,
-        stream: bool,
-    ) -> list[RequestOutput] | Iterator[RequestOutput]:
-        params = self._params_per_prompt(sampling_params, len(parsed), stream)
-        priorities = per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
-        with ProgressBar(rendering_bar, total=len(parsed), description="Rendering prompts") as bar:
-            token_ids = tokenize_prompts(parsed, self._built.tokenizer, options, bar.advance)
-        prepared = [
-            self._frontend.prepare(*request, options, name="prompt" if len(parsed) == 1 else f"prompts[{index}]")
-            for index, request in enumerate(zip(parsed, token_ids, params, priorities, strict=True))
-        ]
-        return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
-
-    def _params_per_prompt(self, given: Any, count: int, stream: bool) -> list[SamplingParams]:
-        params = per_prompt(
-            "sampling_params", self._frontend.default_sampling_params if given is None else given, count, check_params
-        )
-        if stream:
-            return params
-        final = {id(one): one.clone(output_kind=RequestOutputKind.FINAL_ONLY) for one in params}
-        return [final[id(one)] for one in params]
 
 
 LLM = JaxLLM

@@ -26,12 +26,12 @@ PositionLogprobs = dict[int, Logprob]
 
 @dataclass(frozen=True, kw_only=True)
 class RequestMetrics:
-    """When things happened to one request, in seconds of `time.time()`, and how much was done."""
+    """When things happened to one request, in seconds of `time.time()`, exact to each other, and how much was done."""
 
     arrival_time: float
     """When the request was added."""
     first_scheduled_time: float | None = None
-    """When its first step was seen to run; None while it waits."""
+    """When it first got pages and a place in a step; None before the first news of it."""
     first_token_time: float | None = None
     """When its first token came."""
     last_token_time: float | None = None

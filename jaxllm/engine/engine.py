@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 
 import numpy as np
 
@@ -96,6 +97,10 @@ class Engine:
         """Whether `step` should be called again."""
         return bool(self._requests)
 
+    def preempt_all(self) -> None:
+        """Takes the pages of all running requests, which will compute their tokens again."""
+        self._scheduler.preempt_all()
+
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached pages; False, and nothing done, while running requests hold pages."""
         return self._page_tables.reset_prefix_cache()
@@ -115,6 +120,12 @@ class Engine:
             num_generation_tokens=counters.num_generation_tokens,
             prefix_cache_queries=counters.prefix_cache_queries,
             prefix_cache_hits=counters.prefix_cache_hits,
+            num_steps_read=counters.num_steps_read,
+            num_tokens_read=counters.num_tokens_read,
+            schedule_seconds=counters.schedule_seconds,
+            dispatch_seconds=counters.dispatch_seconds,
+            wait_seconds=counters.wait_seconds,
+            update_seconds=counters.update_seconds,
             finished_by_reason=dict(counters.finished),
         )
 
@@ -127,24 +138,38 @@ class Engine:
 
     def _dispatch(self) -> bool:
         with self._dies_on(BaseException):
+            started = perf_counter()
             planned = self._scheduler.schedule()
+            scheduled = perf_counter()
+            self._counters.schedule_seconds += scheduled - started
             if planned is None:
                 return False
             self._in_flight.append((planned, self._runner.dispatch(planned.step)))
+            self._counters.dispatch_seconds += perf_counter() - scheduled
             return True
 
     def _read(self) -> list[EngineOutput]:
         planned, handle = self._in_flight[0]
+        started = perf_counter()
         # A KeyboardInterrupt while waiting leaves the step where it is: the next call reads it again.
         with self._dies_on(Exception):
             result = handle.result()
+        received = perf_counter()
         with self._dies_on(BaseException):
             self._in_flight.popleft()
             outputs = self._scheduler.update(planned, result)
             for output in outputs:
                 if output.finish_reason is not None:
                     del self._requests[output.request_id]
+            self._count_read(planned, received - started, perf_counter() - received)
             return outputs
+
+    def _count_read(self, planned: PlannedStep, wait_seconds: float, update_seconds: float) -> None:
+        counters = self._counters
+        counters.num_steps_read += 1
+        counters.num_tokens_read += planned.num_tokens
+        counters.wait_seconds += wait_seconds
+        counters.update_seconds += update_seconds
 
     def _end(self, request_id: str, reason: FinishReason) -> None:
         request = self._requests.pop(request_id, None)

@@ -20,6 +20,12 @@ class EngineCounters:
     num_generation_tokens: int = 0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    num_steps_read: int = 0
+    num_tokens_read: int = 0
+    schedule_seconds: float = 0.0
+    dispatch_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    update_seconds: float = 0.0
     finished: Counter[FinishReason] = field(default_factory=Counter)
 
 
@@ -46,5 +52,17 @@ class EngineMetrics:
     """Prompt tokens looked up in the prefix cache when their request was first admitted."""
     prefix_cache_hits: int
     """Those of them that were found."""
+    num_steps_read: int
+    """Steps whose results were read."""
+    num_tokens_read: int
+    """Tokens computed in those."""
+    schedule_seconds: float
+    """Time spent on planning steps."""
+    dispatch_seconds: float
+    """Time spent on handing steps to the device."""
+    wait_seconds: float
+    """Time spent on waiting for results of the device and reading them."""
+    update_seconds: float
+    """Time spent on taking results into the requests."""
     finished_by_reason: Mapping[FinishReason, int]
     """Finished requests; a reason that never happened is absent."""

@@ -27,3 +27,7 @@ class EngineOutput(NamedTuple):
     """The stop_token_ids entry that ended the request; None for EOS and everything else."""
     num_cached_tokens: int = 0
     """Prompt tokens that the prefix cache had when the request was first admitted."""
+    admission_time: float = 0.0
+    """When the request was first admitted, of `time.monotonic()`."""
+    num_preemptions: int = 0
+    """How often it lost its pages so far."""

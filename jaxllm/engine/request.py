@@ -69,6 +69,7 @@ class Request:
     __slots__ = (
         "_page_buffer",
         "_token_buffer",
+        "admission_time",
         "bad_word_ids",
         "cache_root",
         "eos_token_ids",
@@ -77,6 +78,7 @@ class Request:
         "min_total_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_preemptions",
         "num_prompt_logprobs",
         "num_prompt_tokens",
         "num_recent_tokens",
@@ -124,6 +126,8 @@ class Request:
         self.num_unread = 0
         self.num_cached_tokens = 0
         self.num_prompt_logprobs = 0
+        self.num_preemptions = 0
+        self.admission_time = 0.0  # of time.monotonic(); 0 before the first admission
 
         self.slot: int | None = None
         self.cache_root = root_hash(source.cache_salt)

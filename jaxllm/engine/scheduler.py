@@ -6,6 +6,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
+from time import monotonic
 
 from jaxllm.engine.messages import make_scheduled_request, make_slot_start
 from jaxllm.engine.metrics import EngineCounters
@@ -23,6 +24,8 @@ class PlannedStep:
     step: ScheduledStep
     requests: tuple[Request, ...]
     """In the order of `step.requests`. Kept because an id may belong to a new request when the result comes."""
+    num_tokens: int
+    """Tokens that the step computes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,6 +114,11 @@ class Scheduler:
             self.waiting.discard(request)
         self._counters.finished[reason] += 1
 
+    def preempt_all(self) -> None:
+        """Takes everything from all running requests."""
+        while self.running:
+            self._preempt(self.running.pop())
+
     def _schedule_decodes(self, plan: _Plan) -> bool:
         """Schedules running requests with one pending token; True when others lost their pages for it.
 
@@ -178,6 +186,7 @@ class Scheduler:
 
     def _count_admission(self, request: Request) -> None:
         request.num_cached_tokens = request.num_computed_tokens
+        request.admission_time = monotonic()
         self._counters.num_prompt_tokens += request.num_prompt_tokens
         if self.page_tables.prefix_cache is not None and request.reads_prefix_cache:
             self._counters.prefix_cache_queries += request.num_prompt_tokens
@@ -209,8 +218,9 @@ class Scheduler:
                 self.page_tables.register(request)
         step = ScheduledStep(step_id=self._counters.num_steps, requests=scheduled_requests, starts=tuple(plan.starts))
         self._counters.num_steps += 1
-        self._counters.num_scheduled_tokens += self._max_num_batched_tokens - plan.budget
-        return PlannedStep(step=step, requests=requests)
+        num_tokens = self._max_num_batched_tokens - plan.budget
+        self._counters.num_scheduled_tokens += num_tokens
+        return PlannedStep(step=step, requests=requests, num_tokens=num_tokens)
 
     def _extend(self, request: Request) -> bool:
         """Finds the request a page, at the cost of the last running one; False when that is the request itself."""
@@ -229,6 +239,7 @@ class Scheduler:
         """
         assert request.status is RequestStatus.RUNNING, f"request {request.request_id} does not run"
         request.status = RequestStatus.PREEMPTED
+        request.num_preemptions += 1
         self._counters.num_preemptions += 1
         self._release(request)
         self.waiting.push(request)
@@ -260,6 +271,8 @@ class Scheduler:
             request.finish_reason,
             request.stop_reason,
             request.num_cached_tokens,
+            request.admission_time,
+            request.num_preemptions,
         )
 
     def _append_token(self, request: Request, token_id: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxllm.errors import ValidationError
 from jaxllm.sampling_params import SamplingParams
-from jaxllm.validation import describe, fail
+from jaxllm.validation import check_bool, describe, fail
 
 
 def check_params(name: str, value: Any) -> SamplingParams:
@@ -50,3 +50,10 @@ def refuse_unsupported(**arguments: Any) -> None:
             raise ValidationError(
                 f"{name} is not supported yet: leave it at None, got {describe(value)}", parameter=name
             )
+
+
+def check_reset_options(reset_running_requests: Any, reset_connector: Any) -> bool:
+    """Whether `reset_prefix_cache` shall take the pages of running requests."""
+    if check_bool("reset_connector", reset_connector):
+        raise ValidationError("reset_connector must be False: there is no connector", parameter="reset_connector")
+    return check_bool("reset_running_requests", reset_running_requests)

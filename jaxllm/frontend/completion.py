@@ -25,6 +25,10 @@ class Completion:
         self._logprobs: list[PositionLogprobs] | None = None if params.logprobs is None else []
         self._cumulative_logprob: float | None = None if params.logprobs is None else 0.0
         self.finish_reason: FinishReason | None = None
+        self.last_token_time: float | None = None
+        """Of `time.monotonic()`."""
+        self.num_preemptions = 0
+        """How often the engine took its pages away."""
         self._stop_reason: int | str | None = None
         self._num_tokens_shown = 0
         self._num_characters_shown = 0

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.errors import ValidationError
+from jaxllm.frontend.arguments import as_conversations
+from jaxllm.frontend.progress import BarFactory, ProgressBar
+from jaxllm.inputs import ParsedPrompt
 from jaxllm.text.chat_template import load_chat_template, render_chat
 
 if TYPE_CHECKING:
@@ -62,3 +65,16 @@ class ChatRenderer:
         if isinstance(tokenizer.chat_template, dict) and chosen in tokenizer.chat_template:
             return chosen
         return load_chat_template(chosen)
+
+
+def render_conversations(
+    renderer: ChatRenderer, messages: Any, options: ChatOptions, use_tqdm: bool | BarFactory
+) -> list[ParsedPrompt]:
+    """The prompts of one conversation or many, under a bar."""
+    conversations = as_conversations(messages)
+    with ProgressBar(use_tqdm, total=len(conversations), description="Rendering conversations") as bar:
+        rendered: list[ParsedPrompt] = []
+        for conversation in conversations:
+            rendered.append(ParsedPrompt(text=renderer.render(conversation, options), token_ids=None))
+            bar.advance()
+    return rendered

@@ -67,12 +67,14 @@ class EngineThread:
     def drop(self, stream: OutputStream) -> None:
         """Ends a request whose reader is gone; nothing happens if it ended already."""
         if not stream.is_ended:
+            self.open_requests.free_id(stream.request)
             with self._has_news, suppress(EngineDeadError):
                 self._queue(partial(self._drop, [stream]))
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Ends requests with a last output; unknown ids are ignored."""
-        self.call(partial(self._frontend.abort, list(request_ids)))
+        with suppress(EngineDeadError):
+            self.call(partial(self._frontend.abort, list(request_ids)))
 
     def call(self, command: Callable[[], None]) -> None:
         """Runs the command in the engine's thread before its next step."""
@@ -116,10 +118,12 @@ class EngineThread:
                 self._deliver()
         except BaseException as error:
             _logger.critical("The engine is dead: %r", error)
-            self._die(_as_death(error))
-            self._tell_death(error)
+            death = _as_death(error)
+            self._die(death)
+            self._tell_death(death)
         else:
             self._die(EngineDeadError(_SHUT_DOWN))
+            self._frontend.shutdown()
 
     def _run_commands(self) -> bool:
         """Waits for work; False when it is time to stop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,21 +13,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxllm.engine.request import EngineRequest
-from jaxllm.errors import ValidationError
+from jaxllm.errors import EngineDeadError, ValidationError
 from jaxllm.frontend.completion import Completion
 from jaxllm.frontend.completion_text import CompletionText
 from jaxllm.frontend.generation_defaults import make_default_sampling_params
 from jaxllm.frontend.interrupts import holding_interrupts
 from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
 from jaxllm.frontend.running_request import RunningRequest
+from jaxllm.frontend.statistics import StatsListener
+from jaxllm.frontend.statistics_recorder import StatisticsRecorder
 from jaxllm.frontend.token_logprobs import TokenTexts
 from jaxllm.inputs import ParsedPrompt, TokenizationOptions
-from jaxllm.outputs import RequestOutput
+from jaxllm.outputs import FinishReason, RequestOutput
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.text.bad_words import tokenize_bad_words
 
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
+    from jaxllm.engine.output import EngineOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,13 @@ class Frontend:
 
     def __init__(self, built: BuiltEngine) -> None:
         self._engine = built.engine
-        self._tokenizer = built.tokenizer
+        self.tokenizer = built.tokenizer
         self._model_config = built.model_config
         self._config = built.config
         self.default_sampling_params = make_default_sampling_params(built.generation_config, built.config)
         """What callers who give none get."""
         self._token_texts = TokenTexts(built.tokenizer)
+        self._recorder = StatisticsRecorder(built.engine, built.num_compiles)
         self._seeds = np.random.default_rng(built.config.seed)
         self._request_numbers = itertools.count()
         self._running: dict[str, RunningRequest] = {}
@@ -88,6 +93,11 @@ class Frontend:
         return PreparedRequest(prompt=prompt, params=params, bad_word_ids=bad_word_ids, priority=priority)
 
     @property
+    def listeners(self) -> list[StatsListener]:
+        """Who hears of steps and finished requests."""
+        return self._recorder.listeners
+
+    @property
     def has_running(self) -> bool:
         """Whether `step` should be called again."""
         return bool(self._running)
@@ -111,27 +121,22 @@ class Frontend:
                     self._sequences[sequence_id] = (request, completion)
                     self._engine.add_request(self._make_engine_request(prepared, sequence_id, completion.index))
             except BaseException:
-                self.drop([request])
+                self._forget(request)
                 raise
             return request
 
     def step(self) -> None:
         """Runs one engine step and hands out what it brought, whoever asked for it."""
         with self._lock, holding_interrupts():
-            touched: dict[str, RunningRequest] = {}
-            for news in self._engine.step():
-                # A sequence ended by a stop string may still have had a token on the way.
-                if news.request_id in self._sequences:
-                    request, completion = self._sequences[news.request_id]
-                    touched[request.request_id] = request
-                    if request.update(completion, news):
-                        self._engine.finish(news.request_id)
-                    if completion.is_finished:
-                        del self._sequences[news.request_id]
-            for request in touched.values():
-                if request.is_finished:
-                    del self._running[request.request_id]
-                request.put_output()
+            self._recorder.start_step()
+            try:
+                news = self._engine.step()
+            except EngineDeadError:
+                self._end_all("error")
+                raise
+            started = time.monotonic()
+            self._hand_out(news, started)
+            self._recorder.finish_step(time.monotonic() - started)
             is_stuck = self._running and not self._engine.has_unfinished_requests()
             assert not is_stuck, f"the engine forgot requests {list(self._running)}"
 
@@ -141,24 +146,65 @@ class Frontend:
             requests = [self._running[request_id] for request_id in request_ids if request_id in self._running]
             self.drop(requests)
             for request in requests:
-                request.abort()
                 request.put_output()
 
     def drop(self, requests: Iterable[RunningRequest]) -> None:
         """Ends requests whose caller is gone; finished ones are ignored."""
         with self._lock:
             for request in requests:
-                if self._running.pop(request.request_id, None) is not None:
-                    self._engine.abort(request.sequence_ids)
-                    for sequence_id in request.sequence_ids:
-                        self._sequences.pop(sequence_id, None)
+                if self._forget(request):
+                    request.end("abort")
+                    self._recorder.finish_request(request)
+
+    def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
+        """Forgets all cached prompts; False, and nothing done, while requests run that may keep their pages."""
+        with self._lock:
+            if reset_running_requests:
+                self._engine.preempt_all()
+            return self._engine.reset_prefix_cache()
 
     def shutdown(self) -> None:
         """Drops all requests and frees the device; a second call does nothing."""
         with self._lock:
-            self._running.clear()
-            self._sequences.clear()
+            self._end_all("abort")
             self._engine.shutdown()
+
+    def _hand_out(self, news: Iterable[EngineOutput], now: float) -> None:
+        touched: dict[str, RunningRequest] = {}
+        is_listened_to = bool(self.listeners)
+        for one in news:
+            # A sequence ended by a stop string may still have had a token on the way.
+            if one.request_id in self._sequences:
+                request, completion = self._sequences[one.request_id]
+                touched[request.request_id] = request
+                if is_listened_to and one.new_token_ids:
+                    self._recorder.record_token(request, completion, now)
+                if request.update(completion, one, now):
+                    self._engine.finish(one.request_id)
+                if completion.is_finished:
+                    del self._sequences[one.request_id]
+        for request in touched.values():
+            if request.is_finished:
+                del self._running[request.request_id]
+                self._recorder.finish_request(request)
+            request.put_output()
+
+    def _forget(self, request: RunningRequest) -> bool:
+        """Takes the request out of frontend and engine; False if it was out already."""
+        if self._running.pop(request.request_id, None) is None:
+            return False
+        self._engine.abort(request.sequence_ids)
+        for sequence_id in request.sequence_ids:
+            self._sequences.pop(sequence_id, None)
+        return True
+
+    def _end_all(self, reason: FinishReason) -> None:
+        """Ends requests that no engine knows any more."""
+        for request in self._running.values():
+            request.end(reason)
+            self._recorder.finish_request(request)
+        self._running.clear()
+        self._sequences.clear()
 
     def _verify(self, params: SamplingParams, num_bad_word_ids: int) -> None:
         end_token_ids = set(params.stop_token_ids)
@@ -181,7 +227,7 @@ class Frontend:
             Completion(
                 index=index,
                 params=params,
-                text=CompletionText(self._tokenizer, params, prompt_token_ids=prepared.prompt.token_ids),
+                text=CompletionText(self.tokenizer, params, prompt_token_ids=prepared.prompt.token_ids),
                 token_texts=self._token_texts,
             )
             for index in range(params.n)
@@ -222,13 +268,13 @@ class Frontend:
         return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0])
 
     def _bad_word_ids(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
-        if self._tokenizer is None and (params.bad_words or params.stop):
+        if self.tokenizer is None and (params.bad_words or params.stop):
             name = "bad_words" if params.bad_words else "stop"
             raise ValidationError(f"{name} needs a tokenizer: skip_tokenizer_init must be False", parameter=name)
-        if self._tokenizer is None or not params.bad_words:
+        if self.tokenizer is None or not params.bad_words:
             return ()
         words = tuple(params.bad_words)
         last = self._last_bad_words
         if words != last[0]:  # most calls give all prompts the same
-            last = self._last_bad_words = (words, tokenize_bad_words(self._tokenizer, words))
+            last = self._last_bad_words = (words, tokenize_bad_words(self.tokenizer, words))
         return last[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxllm.errors import ValidationError
@@ -27,14 +26,17 @@ class OpenRequests:
     """Counts the open requests; any thread may ask and change."""
 
     def __init__(self) -> None:
-        self._requests: dict[str, OpenRequest] = {}
+        self._by_id: dict[str, OpenRequest] = {}
+        self._all: set[OpenRequest] = set()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._on_empty: list[Callable[[], None]] = []
         self.num_sequences = 0
         """Sequences of all open requests."""
         self.num_prompt_tokens = 0
         """Prompt tokens of all open requests."""
+
+    def __len__(self) -> int:
+        return len(self._all)
 
     def open(self, request_id: str | None, num_sequences: int) -> OpenRequest:
         """Takes the id, or the next number that is free."""
@@ -42,45 +44,45 @@ class OpenRequests:
             raise fail("request_id", "a string", request_id)
         with self._lock:
             if request_id is None:
-                request_id = next(number for number in map(str, self._numbers) if number not in self._requests)
-            elif request_id in self._requests:
+                request_id = next(number for number in map(str, self._numbers) if number not in self._by_id)
+            elif request_id in self._by_id:
                 raise ValidationError(
                     f"request_id {request_id!r} belongs to a running request already", parameter="request_id"
                 )
             request = OpenRequest(request_id=request_id, num_sequences=num_sequences)
-            self._requests[request_id] = request
+            self._by_id[request_id] = request
+            self._all.add(request)
             self.num_sequences += num_sequences
         return request
 
     def count_prompt(self, request: OpenRequest, num_tokens: int) -> None:
         """Says how long the prompt of an open request is."""
         with self._lock:
-            if self._requests.get(request.request_id) is request:
+            if request in self._all:
                 request.num_prompt_tokens = num_tokens
                 self.num_prompt_tokens += num_tokens
 
-    def close(self, request: OpenRequest) -> None:
-        """Frees the id and forgets the work; a second call does nothing."""
+    def free_id(self, request: OpenRequest) -> None:
+        """Lets another request have the id, while the engine may still have to end this one."""
         with self._lock:
-            if self._requests.get(request.request_id) is not request:
+            self._free_id(request)
+
+    def close(self, request: OpenRequest) -> None:
+        """Forgets a request that ended; a second call does nothing."""
+        with self._lock:
+            if request not in self._all:
                 return
-            del self._requests[request.request_id]
+            self._free_id(request)
+            self._all.remove(request)
             self.num_sequences -= request.num_sequences
             self.num_prompt_tokens -= request.num_prompt_tokens
-            callbacks, self._on_empty = ([], self._on_empty) if self._requests else (self._on_empty, [])
-        for callback in callbacks:
-            callback()
 
     def mark_aborted(self, request_id: str) -> None:
         """Remembers that the request shall end; unknown ids are ignored."""
         with self._lock:
-            if request_id in self._requests:
-                self._requests[request_id].is_aborted = True
+            if request_id in self._by_id:
+                self._by_id[request_id].is_aborted = True
 
-    def call_when_empty(self, callback: Callable[[], None]) -> None:
-        """Calls back once, from any thread, when no request is open; now, if that is so already."""
-        with self._lock:
-            if self._requests:
-                self._on_empty.append(callback)
-                return
-        callback()
+    def _free_id(self, request: OpenRequest) -> None:
+        if self._by_id.get(request.request_id) is request:
+            del self._by_id[request.request_id]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from jaxllm.frontend.completion import Completion
 from jaxllm.frontend.prompts import TokenizedPrompt
+from jaxllm.frontend.statistics import RequestStats
 from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
-from jaxllm.outputs import PositionLogprobs, RequestMetrics, RequestOutput
+from jaxllm.outputs import FinishReason, PositionLogprobs, RequestMetrics, RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ class RunningRequest:
             self._prompt_logprobs = [None]
         self._num_prompt_logprobs_shown = 0
         self._num_cached_tokens: int | None = None
-        self._arrival_time = time.time()
+        # Intervals are measured by a clock that nobody sets; wall time is the arrival plus an interval.
+        self._arrival_wall_time = time.time()
+        self.arrival_time = time.monotonic()
+        """Of `time.monotonic()`."""
         self._first_scheduled_time: float | None = None
         self._first_token_time: float | None = None
-        self._last_token_time: float | None = None
+        self._finished_time: float | None = None
 
     @property
     def sequence_ids(self) -> list[str]:
@@ -64,29 +68,39 @@ class RunningRequest:
         """Whether all completions have ended."""
         return self._num_running == 0
 
-    def update(self, completion: Completion, news: EngineOutput) -> bool:
-        """Takes in news of one sequence; True when a stop string ended it and the engine must be told."""
+    @property
+    def has_no_token(self) -> bool:
+        """Whether no completion has a token yet."""
+        return self._first_token_time is None
+
+    def update(self, completion: Completion, news: EngineOutput, now: float) -> bool:
+        """Takes in news of one sequence that came at `now`; True when a stop string ended it and the engine must be
+        told."""
         if self._prompt_logprobs is not None:
             for entry in news.new_prompt_logprobs:
                 count = self._params.prompt_logprobs
                 self._prompt_logprobs.append(to_position_logprobs(entry, count, self._token_texts))
         if self._num_cached_tokens is None:
             self._num_cached_tokens = news.num_cached_tokens
-        now = time.time()
-        self._first_scheduled_time = self._first_scheduled_time or now
+            self._first_scheduled_time = news.admission_time
+        completion.num_preemptions = news.num_preemptions
         if news.new_token_ids:
-            self._first_token_time = self._first_token_time or now
-            self._last_token_time = now
+            if self._first_token_time is None:
+                self._first_token_time = now
+            completion.last_token_time = now
         must_tell_engine = completion.update(news)
-        self._num_running -= completion.is_finished
+        if completion.is_finished:
+            self._num_running -= 1
+            self._finished_time = now
         return must_tell_engine
 
-    def abort(self) -> None:
+    def end(self, reason: FinishReason) -> None:
         """Ends what still runs."""
         for completion in self.completions:
             if not completion.is_finished:
-                completion.end("abort")
+                completion.end(reason)
         self._num_running = 0
+        self._finished_time = time.monotonic()
 
     def put_output(self) -> None:
         """Puts an output into the outbox if one is due."""
@@ -114,12 +128,38 @@ class RunningRequest:
             num_cached_tokens=self._num_cached_tokens,
         )
 
+    def statistics(self) -> RequestStats:
+        """What listeners hear of it once it ended."""
+        times = self._metrics()
+        reasons = [completion.finish_reason for completion in self.completions]
+        assert times.finished_time is not None, f"request {self.request_id} still runs"
+        assert self._params.max_tokens is not None, f"request {self.request_id} was not prepared"
+        return RequestStats(
+            request_id=self.request_id,
+            arrival_time=times.arrival_time,
+            first_scheduled_time=times.first_scheduled_time,
+            first_token_time=times.first_token_time,
+            last_token_time=times.last_token_time,
+            finished_time=times.finished_time,
+            num_prompt_tokens=len(self._prompt.token_ids),
+            num_cached_tokens=self._num_cached_tokens or 0,
+            num_generation_tokens=times.num_generation_tokens,
+            num_preemptions=sum(completion.num_preemptions for completion in self.completions),
+            n=len(self.completions),
+            max_tokens=self._params.max_tokens,
+            finish_reasons=tuple(reason for reason in reasons if reason is not None),
+        )
+
     def _metrics(self) -> RequestMetrics:
+        last_times = [one.last_token_time for one in self.completions if one.last_token_time is not None]
         return RequestMetrics(
-            arrival_time=self._arrival_time,
-            first_scheduled_time=self._first_scheduled_time,
-            first_token_time=self._first_token_time,
-            last_token_time=self._last_token_time,
-            finished_time=time.time() if self.is_finished else None,
+            arrival_time=self._arrival_wall_time,
+            first_scheduled_time=self._wall_time(self._first_scheduled_time),
+            first_token_time=self._wall_time(self._first_token_time),
+            last_token_time=self._wall_time(max(last_times, default=None)),
+            finished_time=self._wall_time(self._finished_time) if self.is_finished else None,
             num_generation_tokens=sum(len(completion.token_ids) for completion in self.completions),
         )
+
+    def _wall_time(self, time_of_clock: float | None) -> float | None:
+        return None if time_of_clock is None else self._arrival_wall_time + (time_of_clock - self.arrival_time)

@@ -144,6 +144,7 @@ def make_llm(
         config=config,
         runner=runner,
         saved=[],
+        num_compiles=lambda: 0,
         startup_times=SimpleNamespace(config=1.0, weights=2.0, compile=3.0, total=6.0, num_compiled=0),
     )
     built.save_orbax = built.saved.append

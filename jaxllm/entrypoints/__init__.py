@@ -1,0 +1,1 @@
+"""Modules under the paths at which older vLLM releases have them."""
