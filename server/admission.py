@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from jaxllm.errors import ValidationError
 from jaxllm.server.config import ServerConfig
-from jaxllm.server.errors import OverloadedError
+from jaxllm.server.errors import UnavailableError
 
 
 class Ticket:
@@ -78,4 +78,4 @@ class Admission:
 
     def _reject(self, reason: str, message: str) -> None:
         self.rejections[reason] += 1
-        raise OverloadedError(f"{message}; try again later")
+        raise UnavailableError(f"{message}; try again later")

@@ -98,8 +98,6 @@ class ServerConfig:
     """Log what was generated, too."""
     max_log_len: int | None = None
     """Most characters of a prompt or an output in the log; None is no limit."""
-    log_stats_interval: float = 10.0
-    """Seconds between the log lines on throughput and load, which come only while there is some; 0 is never."""
     disable_uvicorn_access_log: bool = False
     """Log no line per HTTP request."""
     disable_access_log_for_endpoints: tuple[str, ...] = ()
@@ -123,7 +121,7 @@ class ServerConfig:
         texts = ("host", "uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ciphers", "fingerprint_value")
         limits = ("max_num_queued_reqs", "max_num_queued_tokens", "max_log_len")
         counts = ("max_stop_strings", "max_completion_prompts", "max_request_body_size", "timeout_keep_alive")
-        seconds = ("sse_keep_alive_interval", "shutdown_timeout", "log_stats_interval")
+        seconds = ("sse_keep_alive_interval", "shutdown_timeout")
         flags = [field.name for field in dataclasses.fields(self) if field.type == "bool"]
         checked: dict[str, Any] = {name: check_bool(name, getattr(self, name)) for name in flags}
         checked |= {name: _check_optional(name, getattr(self, name), check_str) for name in texts}

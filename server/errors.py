@@ -55,7 +55,7 @@ class UnknownModelError(ApiError):
         )
 
 
-class OverloadedError(ApiError):
+class UnavailableError(ApiError):
     """The request can't be taken now; the same one may be taken later."""
 
     def __init__(self, message: str) -> None:
