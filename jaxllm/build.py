@@ -30,7 +30,7 @@ from jaxllm.pallas_kernels.paged_attention.api import require_backend
 from jaxllm.runner.compile_counter import num_compiles
 from jaxllm.runner.defaults import StepLimits, choose_dtype, choose_limits
 from jaxllm.runner.executables import ExecutableStore, program_key
-from jaxllm.runner.memory import CacheSize, free_bytes, size_cache
+from jaxllm.runner.memory import CacheSize, free_bytes, kv_bytes_per_token, size_cache, workspace_bytes
 from jaxllm.runner.runner import ModelRunner, RunnerConfig
 from jaxllm.runner.sampler import LogprobsMode
 from jaxllm.runner.sharding import make_mesh, shard
@@ -114,7 +114,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
 
     limits = choose_limits(config, platform)
     layout = HeadLayout.of(model, mesh.size)
-    token_bytes = 2 * model.num_layers * layout.kv_heads * layout.head_dim * jnp.dtype(dtype).itemsize
+    token_bytes = kv_bytes_per_token(model, layout, jnp.dtype(dtype).itemsize)
     cache = _size_cache(config, model, limits, mesh, token_bytes)
     runner_config = RunnerConfig(
         max_num_seqs=limits.max_num_seqs,
@@ -210,14 +210,11 @@ def _size_cache(
     config: EngineConfig, model: ModelConfig, limits: StepLimits, mesh: Mesh, token_bytes: int
 ) -> CacheSize:
     """The pool of pages that fits beside the weights."""
-    # Beside weights and cache a step makes logits (and their float32 copies) and the activations of the MLP.
-    reserved = 12 * limits.max_num_seqs * model.vocab_size
-    reserved += 8 * limits.max_num_batched_tokens * (model.hidden_size + model.intermediate_size)
     free = free_bytes(
         config,
         list(mesh.devices.flat),
         cache_bytes_per_token=token_bytes,
-        reserved=reserved,
+        reserved=workspace_bytes(model, limits),
         model_len=model.max_position_embeddings,
     )
     return size_cache(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxllm.models.config import Activation, ModelConfig, RopeConfig
 from jaxllm.models.parameters import parameter
+from jaxllm.pallas_kernels.matrix_vector.api import matrix_vector, product
 
 
 def activate(name: Activation, x: Array) -> Array:
@@ -30,7 +31,8 @@ def activate(name: Activation, x: Array) -> Array:
 
 def times_transposed(x: Float[Array, "tokens in"], weight: Float[Array, "*out in"]) -> Float[Array, "tokens flat_out"]:
     """x W^T with all of W's leading axes taken as one: XLA would transpose a weight of more than two axes."""
-    return jax.lax.dot_general(x, weight.reshape(-1, weight.shape[-1]), (((1,), (1,)), ((), ())))
+    matrix = weight.reshape(-1, weight.shape[-1])
+    return matrix_vector(x, matrix) if x.shape[0] == 1 else product(x, matrix)
 
 
 class RMSNorm(nnx.Module):

@@ -39,7 +39,7 @@ def sharegpt_requests(
         prompt_token_ids = encode(prompt)
         reply_len = output_len if output_len is not None else len(encode(reply))
         if _is_usable(len(prompt_token_ids), reply_len, has_fixed_output=output_len is not None):
-            requests.append(BenchmarkRequest(prompt_token_ids=prompt_token_ids, output_len=reply_len))
+            requests.append(BenchmarkRequest(prompt_token_ids=prompt_token_ids, output_len=reply_len, text=prompt))
     if len(requests) < num_requests:
         raise ValidationError(
             f"{path} has {len(requests)} usable conversations, expected at least {num_requests} (num_prompts)",

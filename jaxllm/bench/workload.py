@@ -20,6 +20,8 @@ class BenchmarkRequest:
     """The prompt."""
     output_len: int
     """Tokens to generate; EOS does not end the request."""
+    text: str | None = None
+    """The prompt as the dataset has it, if that is text."""
 
     @property
     def prompt(self) -> TokensPrompt:

@@ -1,4 +1,4 @@
-"""`jaxllm bench throughput|latency|startup`, with vLLM's flags and result files."""
+"""`jaxllm bench serve|throughput|latency|startup`, with vLLM's flags and result files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Option
 
+from jaxllm.cli.bench_serve import serve
+from jaxllm.cli.command import FlexibleCommand
 from jaxllm.cli.options import EngineOptions, takes_options
 from jaxllm.errors import ValidationError
 
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
     from jaxllm.bench.workload import BenchmarkRequest, BenchmarkSampling
     from jaxllm.llm import JaxLLM
 
-bench_app = typer.Typer(name="bench", help="Measure throughput, latency or start-up time.", no_args_is_help=True)
+bench_app = typer.Typer(
+    name="bench", help="Measure serving, throughput, latency or start-up time.", no_args_is_help=True
+)
+bench_app.command(cls=FlexibleCommand)(serve)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +33,7 @@ class SamplingOptions:
     temperature: Annotated[float, Option(help="0 is greedy.")] = 1.0
     top_p: Annotated[float, Option(help="1 keeps all tokens.")] = 1.0
     top_k: Annotated[int, Option(help="0 keeps all tokens.")] = 0
-    disable_detokenize: Annotated[
-        bool, Option("--disable-detokenize", help="Measure without turning tokens into text.")
-    ] = False
+    disable_detokenize: Annotated[bool, Option(help="Measure without turning tokens into text.")] = False
     output_json: Annotated[str | None, Option(help="Write the results to this file.")] = None
 
 
@@ -71,7 +74,7 @@ class StartupOptions(EngineOptions):
     output_json: Annotated[str | None, Option(help="Write the results to this file.")] = None
 
 
-@bench_app.command()
+@bench_app.command(cls=FlexibleCommand)
 @takes_options(ThroughputOptions)
 def throughput(options: ThroughputOptions) -> None:
     """Run many requests at once and report requests/s and tokens/s."""
@@ -85,7 +88,7 @@ def throughput(options: ThroughputOptions) -> None:
     _with_llm(options, measure, options.output_json)
 
 
-@bench_app.command()
+@bench_app.command(cls=FlexibleCommand)
 @takes_options(LatencyOptions)
 def latency(options: LatencyOptions) -> None:
     """Run one batch again and again and report the latency of the whole batch and of its tokens."""
@@ -112,7 +115,7 @@ def latency(options: LatencyOptions) -> None:
     _with_llm(options, measure, options.output_json)
 
 
-@bench_app.command()
+@bench_app.command(cls=FlexibleCommand)
 @takes_options(StartupOptions)
 def startup(options: StartupOptions) -> None:
     """Start fresh processes and report how long each phase takes until the first token."""

@@ -10,6 +10,9 @@ import jax
 
 from jaxllm.config import EngineConfig
 from jaxllm.errors import ValidationError
+from jaxllm.models.attention import HeadLayout
+from jaxllm.models.config import ModelConfig
+from jaxllm.runner.defaults import StepLimits
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ def size_cache(config: EngineConfig, *, model_len: int, page_bytes: int, max_num
     A model longer than the pool is cut with a log line. Raises ValidationError when the user asked for more than fits,
     or for more than the model has, and when not even one page fits.
     """
-    wanted_len = _wanted_len(config, model_len)
+    wanted_len = wanted_model_len(config, model_len)
     page_size = config.page_size
     budget = config.kv_cache_memory_bytes or free
     num_pages = min(budget // page_bytes, max_num_seqs * -(-wanted_len // page_size) + 1)
@@ -62,7 +65,7 @@ def free_bytes(
     """Bytes that the cache may take. `reserved` is what programs need beside weights and cache, on every device."""
     if devices[0].platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        sequence = (_wanted_len(config, model_len) + 2 * config.page_size) * cache_bytes_per_token
+        sequence = (wanted_model_len(config, model_len) + 2 * config.page_size) * cache_bytes_per_token
         return min(int(memory * config.device_memory_utilization), max(_CPU_CACHE_BYTES, sequence))
     free = []
     for device in devices:
@@ -72,7 +75,19 @@ def free_bytes(
     return max(0, min(free)) * len(devices)
 
 
-def _wanted_len(config: EngineConfig, model_len: int) -> int:
+def workspace_bytes(model: ModelConfig, limits: StepLimits) -> int:
+    """What a step makes beside weights and cache: logits, their float32 copies, and the activations of the MLP."""
+    logits = 12 * limits.max_num_seqs * model.vocab_size
+    return logits + 8 * limits.max_num_batched_tokens * (model.hidden_size + model.intermediate_size)
+
+
+def kv_bytes_per_token(model: ModelConfig, layout: HeadLayout, itemsize: int) -> int:
+    """Bytes that one token takes in the cache, over all layers and devices."""
+    return 2 * model.num_layers * layout.kv_heads * layout.head_dim * itemsize
+
+
+def wanted_model_len(config: EngineConfig, model_len: int) -> int:
+    """The longest sequence that the user asks for, or that the model has positions for."""
     wanted = config.max_model_len if isinstance(config.max_model_len, int) else model_len
     if wanted > model_len:
         raise ValidationError(

@@ -32,6 +32,7 @@ _COUNTED_CHUNK = 1024
 _COMPILER_OPTIONS: dict[str, dict[str, bool | int | float | str]] = {
     # A whole step becomes one CUDA graph: the default list and WHILE. Without loops, those of the sampler would stay
     # outside with the conditions around them, and the host would wait for these in every step.
+    "cpu": {"xla_cpu_prefer_vector_width": 512},  # twice as fast where a loop is bound by its instructions
     "gpu": {
         "xla_gpu_enable_command_buffer": (
             "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"

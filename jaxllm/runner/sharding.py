@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.errors import DeviceError
 
@@ -29,6 +30,11 @@ def make_mesh(device: str, tensor_parallel_size: int) -> Mesh:
             f"has {len(devices)}"
         )
     return Mesh(np.array(devices[:tensor_parallel_size]), (MODEL_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def make_planning_mesh(num_devices: int) -> Mesh:
+    """A mesh without devices, for shapes and sizes of models that this machine can't hold."""
+    return cast("Mesh", AbstractMesh((num_devices,), (MODEL_AXIS,), axis_types=(AxisType.Auto,)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -15,14 +15,21 @@ _TORCH_FILES = ["pytorch_model*.bin"]
 _UNWANTED = ["*/*", "consolidated*"]
 
 
-def download_model(model: str, *, revision: str | None, download_dir: str | None, hf_token: bool | str | None) -> Path:
+def download_model(
+    model: str,
+    *,
+    revision: str | None,
+    download_dir: str | None,
+    hf_token: bool | str | None,
+    wants_weights: bool = True,
+) -> Path:
     """Gives the directory with the model's config, tokenizer and weights: `.bin` weights only where no others exist."""
     if uses_modelscope():
-        return _download("ModelScope", model, _modelscope_options(revision, download_dir))
+        return _download("ModelScope", model, _modelscope_options(revision, download_dir), wants_weights)
     options = {"revision": revision, "cache_dir": download_dir, "token": hf_token}
     # Read here and not only by the library at its import, so that a change within the process counts.
     endpoint = os.environ.get("HF_ENDPOINT") or None
-    return _download("Hugging Face", model, options | {"endpoint": endpoint})
+    return _download("Hugging Face", model, options | {"endpoint": endpoint}, wants_weights)
 
 
 def uses_modelscope() -> bool:
@@ -42,9 +49,11 @@ def _modelscope_options(revision: str | None, download_dir: str | None) -> dict[
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _download(hub: str, model: str, options: dict[str, Any]) -> Path:
+def _download(hub: str, model: str, options: dict[str, Any], wants_weights: bool) -> Path:
     fetch = _snapshot_download(hub)
     try:
+        if not wants_weights:
+            return Path(fetch(model, allow_patterns=_OTHER_FILES, ignore_patterns=_UNWANTED, **options))
         path = Path(fetch(model, allow_patterns=_OTHER_FILES + _SAFETENSORS, ignore_patterns=_UNWANTED, **options))
         if not any(path.glob(_SAFETENSORS[0])):
             path = Path(fetch(model, allow_patterns=_OTHER_FILES + _TORCH_FILES, ignore_patterns=_UNWANTED, **options))

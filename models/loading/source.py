@@ -32,10 +32,12 @@ def resolve_model(
     revision: str | None = None,
     download_dir: str | None = None,
     hf_token: bool | str | None = None,
+    wants_weights: bool = True,
 ) -> ModelSource:
     """Finds a local directory or `.gguf` file, an embedded model, or a model of a hub (downloaded), in this order.
 
-    `revision`, `download_dir` and `hf_token` are for hubs; a `revision` of anything else is refused.
+    `revision`, `download_dir` and `hf_token` are for hubs; a `revision` of anything else is refused. Without
+    `wants_weights` a hub is asked for configurations and tokenizer only.
     """
     if not isinstance(model, str) or not model:
         raise ValidationError(
@@ -50,7 +52,9 @@ def resolve_model(
         return _local_source(model, embedded.materialize())
     if model.endswith(".gguf") or not _HUB_ID.fullmatch(model) or model.startswith("."):
         raise ModelNotFoundError(f"There is no file or directory {model}, and it is no hub id. {ways_out()}")
-    path = download_model(model, revision=revision, download_dir=download_dir, hf_token=hf_token)
+    path = download_model(
+        model, revision=revision, download_dir=download_dir, hf_token=hf_token, wants_weights=wants_weights
+    )
     return ModelSource(name=model, path=path, kind="hf")
 
 

@@ -11,7 +11,7 @@ def names(buckets: list[Bucket]) -> list[str]:
 
 
 def test_the_cpu_gets_few_programs() -> None:
-    assert names(CPU) == ["decode_2x2", "decode_8x8", "decode_32x32", "mixed_64x32", "mixed_512x32"]
+    assert names(CPU) == ["decode_1x1", "decode_8x8", "decode_32x32", "mixed_64x32", "mixed_512x32"]
 
 
 def test_a_gpu_gets_a_fine_ladder() -> None:
@@ -38,13 +38,13 @@ def names_of_mixed(rows: int) -> list[str]:
 
 
 def test_limits_below_the_ladder_get_its_lowest_rungs() -> None:
-    assert names(bucket_ladder("cpu", 1, 1)) == ["decode_2x2", "mixed_64x2"]
+    assert names(bucket_ladder("cpu", 1, 1)) == ["decode_1x1", "mixed_64x1"]
 
 
 @pytest.mark.parametrize(
     ("num_tokens", "num_rows", "has_chunks", "expected"),
     [
-        (1, 1, False, "decode_2x2"),
+        (1, 1, False, "decode_1x1"),
         (8, 8, False, "decode_8x8"),
         (9, 9, False, "decode_32x32"),
         (2, 1, True, "mixed_64x32"),

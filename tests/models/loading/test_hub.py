@@ -60,6 +60,13 @@ def test_downloads_torch_weights_where_there_are_no_others(start_hub, tmp_path):
     assert (source.path / "pytorch_model.bin").read_bytes() == b"weights"
 
 
+def test_downloads_no_weights_where_they_are_not_wanted(start_hub, tmp_path):
+    hub = start_hub({"org/model": CONFIG | SAFETENSORS | UNWANTED})
+    source = resolve_model("org/model", download_dir=str(tmp_path), wants_weights=False)
+    assert sorted(file.name for file in source.path.iterdir()) == sorted(CONFIG)
+    assert sorted(hub.downloaded) == sorted(CONFIG)
+
+
 def test_a_second_time_downloads_nothing_even_without_the_hub(start_hub, tmp_path, monkeypatch):
     hub = start_hub({"org/model": CONFIG | SAFETENSORS})
     first = resolve_model("org/model", download_dir=str(tmp_path))
