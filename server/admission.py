@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,12 @@ class Admission:
         """Sequences that they asked for."""
         self.num_tokens = 0
         """Tokens of their prompts."""
+        self.engine_names: set[str] = set()
+        """What the engine calls the requests that it runs for them."""
         self.rejections: Counter[str] = Counter()
         """Requests that were refused, by reason."""
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
 
     @contextmanager
     def enter(self, num_sequences: int) -> Iterator[Ticket]:
@@ -49,6 +54,7 @@ class Admission:
         self._check(num_sequences)
         ticket = Ticket(self, num_sequences)
         self.num_requests += 1
+        self._is_idle.clear()
         self.num_sequences += num_sequences
         try:
             yield ticket
@@ -56,6 +62,17 @@ class Admission:
             self.num_requests -= 1
             self.num_sequences -= num_sequences
             self.num_tokens -= ticket.num_tokens
+            if self.num_requests == 0:
+                self._is_idle.set()
+
+    async def wait_until_idle(self, timeout: float) -> bool:
+        """Waits until no request is open; False if some still are after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._is_idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def check_tokens(self) -> None:
         """Raises while open requests have as many prompt tokens as the server takes."""

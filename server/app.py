@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,8 +27,6 @@ from jaxllm.server.metrics import make_registry, metrics_routes
 from jaxllm.server.models import model_routes
 from jaxllm.server.request_ids import RequestIdMiddleware
 from jaxllm.server.tokenization import tokenization_routes
-
-logger = logging.getLogger(__name__)
 
 
 def make_app(llm: AsyncJaxLLM, config: ServerConfig) -> FastAPI:
@@ -61,12 +57,9 @@ def make_app(llm: AsyncJaxLLM, config: ServerConfig) -> FastAPI:
 
 
 def describe_routes(app: FastAPI) -> list[str]:
-    """One line for each route."""
-    lines = []
-    for route in app.routes:
-        methods = ", ".join(sorted(getattr(route, "methods", None) or ()))
-        lines.append(f"{methods:10} {getattr(route, 'path', '')}")
-    return lines
+    """One line for each path that answers with data, with its methods."""
+    paths = app.openapi()["paths"]
+    return [f"{path} ({', '.join(method.upper() for method in methods)})" for path, methods in paths.items()]
 
 
 def _add_middleware(app: FastAPI, config: ServerConfig, registry: CollectorRegistry) -> None:
@@ -91,7 +84,7 @@ def _add_middleware(app: FastAPI, config: ServerConfig, registry: CollectorRegis
 
 
 def _add_users_middleware(app: FastAPI, path: str) -> None:
-    middleware = _import(path)
+    middleware: Any = import_middleware(path)
     if inspect.isclass(middleware):
         app.add_middleware(middleware)
     elif inspect.iscoroutinefunction(middleware):
@@ -102,13 +95,13 @@ def _add_users_middleware(app: FastAPI, path: str) -> None:
         )
 
 
-def _import(path: str) -> Callable[..., Any]:
+def import_middleware(path: str) -> Any:
+    """What an import path of `ServerConfig.middleware` names."""
     module_name, _, name = path.replace(":", ".").rpartition(".")
     try:
-        value: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+        return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValidationError(
             f"middleware must be an import path such as package.module.Name, got {path!r}: {error}",
             parameter="middleware",
         ) from error
-    return value

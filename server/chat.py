@@ -22,6 +22,7 @@ from jaxllm.server.logprobs import chat_logprobs, prompt_logprobs
 from jaxllm.server.prompts import ServedPrompt, check_limits, render_messages, tokenize_prompt
 from jaxllm.server.protocol.chat import ChatMessage, ChatRequest, ChatResponse
 from jaxllm.server.protocol.refusals import refuse_unsupported
+from jaxllm.server.protocol.usage import Usage
 from jaxllm.server.request_ids import choose_request_id
 from jaxllm.server.sampling import beam_params, chat_max_tokens, chat_params
 
@@ -83,9 +84,7 @@ class _Chat:
             continue_final_message=request.continue_final_message,
         )
         max_tokens = self._generation.params.max_tokens
-        return [
-            await tokenize_prompt(context.llm, text, request, add_special_tokens=False, max_tokens=max_tokens)
-        ]
+        return [await tokenize_prompt(context.llm, text, request, add_special_tokens=False, max_tokens=max_tokens)]
 
     async def answer(self) -> ChatResponse:
         """All at once."""
@@ -98,7 +97,7 @@ class _Chat:
             model=self._context.model_name,
             choices=[self._choice(completion) for completion in output.outputs],
             system_fingerprint=self._context.fingerprint,
-            usage=usage.usage(),
+            usage=Usage(**usage.usage()),
             prompt_logprobs=prompt_logprobs(output.prompt_logprobs),
             prompt_token_ids=output.prompt_token_ids if self._request.return_token_ids else None,
             prompt_text=self._names.prompt(output) if self._request.return_prompt_text else None,

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from jaxllm.outputs import CompletionOutput, RequestOutput
+from jaxllm.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 from jaxllm.server.chunks import ChunkEncoder, UsageCounter, encode_json, ending
 from jaxllm.server.content_type import require_json
 from jaxllm.server.context import ServerContext, choose_priority
@@ -22,6 +22,7 @@ from jaxllm.server.logprobs import completion_logprobs, prompt_logprobs
 from jaxllm.server.prompts import ServedPrompt, check_limits, check_prompts, tokenize_prompt
 from jaxllm.server.protocol.completions import CompletionRequest, CompletionResponse
 from jaxllm.server.protocol.refusals import refuse_unsupported
+from jaxllm.server.protocol.usage import Usage
 from jaxllm.server.request_ids import choose_request_id
 from jaxllm.server.sampling import beam_params, completion_max_tokens, completion_params
 
@@ -53,17 +54,17 @@ class _Completion:
         self._request = request
         self._prompts = check_prompts(request, context.config)
         self._names = context.token_names(request.return_tokens_as_token_ids)
-        if request.use_beam_search:
-            params = beam_params(request, completion_max_tokens(request, context.defaults), context.defaults)
-        else:
-            params = completion_params(request, context.defaults)
         self._n = request.n or 1
         self._tells_tokens = request.logprobs is not None or bool(request.return_token_ids)
         self._generation = Generation(
             response_id=f"cmpl-{choose_request_id(headers, request.request_id)}",
             num_prompts=len(self._prompts),
             prepare=self._prepare,
-            params=params,
+            params=(
+                beam_params(request, completion_max_tokens(request, context.defaults), context.defaults)
+                if request.use_beam_search
+                else completion_params(request, context.defaults)
+            ),
             priority=choose_priority(headers, request.priority),
             is_echo_only=request.max_tokens == 0,
         )
@@ -92,7 +93,7 @@ class _Completion:
             usage.add(index, output)
             choices += [self._choice(index, output, completion) for completion in output.outputs]
         return CompletionResponse(
-            **self._head, choices=choices, usage=usage.usage(), system_fingerprint=self._context.fingerprint
+            **self._head, choices=choices, usage=Usage(**usage.usage()), system_fingerprint=self._context.fingerprint
         )
 
     def _choice(self, index: int, output: RequestOutput, completion: CompletionOutput) -> Any:
@@ -169,7 +170,8 @@ class _Completion:
         count = self._request.logprobs
         if count is None:
             return None
-        token_ids, positions = completion.token_ids, list(completion.logprobs or [])
+        token_ids = completion.token_ids
+        positions: list[PositionLogprobs | None] = list(completion.logprobs or [])
         if self._request.echo and is_first:
             token_ids = [*output.prompt_token_ids, *token_ids]
             positions = [*(output.prompt_logprobs or []), *positions]

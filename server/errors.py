@@ -15,9 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from jaxllm.errors import EngineDeadError, EngineStalledError, JaxLLMError, ValidationError
+from jaxllm.server.disconnect import ClientGoneError
 
 RETRY_AFTER_SECONDS = 1
 """What an answer of 503 tells the client to wait."""
+CLIENT_GONE_STATUS = 499
+"""Shows in logs and metrics only: nobody reads the answer."""
 MAX_REPORTED_ERRORS = 10
 MAX_ECHOED_CHARACTERS = 200
 
@@ -111,6 +114,10 @@ def add_error_handlers(app: FastAPI) -> None:
         message, parameter = describe_validation(error.errors())
         return json_response(400, error_body(400, message, parameter=parameter, kind="Bad Request"))
 
+    async def on_client_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE_STATUS)
+
+    app.add_exception_handler(ClientGoneError, on_client_gone)
     app.add_exception_handler(JaxLLMError, on_error)
     app.add_exception_handler(Exception, on_error)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -9,7 +9,16 @@ from jaxllm import __version__
 from jaxllm.config import EngineConfig
 from jaxllm.server.config import ServerConfig
 
-_CHANGE_RESULTS = ("model", "revision", "dtype", "load_format", "tensor_parallel_size", "logprobs_mode", "seed", "device")
+_CHANGE_RESULTS = (
+    "model",
+    "revision",
+    "dtype",
+    "load_format",
+    "tensor_parallel_size",
+    "logprobs_mode",
+    "seed",
+    "device",
+)
 
 
 def make_fingerprint(engine: EngineConfig, server: ServerConfig) -> str | None:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from jaxllm.beam_search_params import BeamSearchParams
-from jaxllm.outputs import CompletionOutput, RequestOutput
+from jaxllm.outputs import CompletionOutput, RequestOutput, as_request_output
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.server.context import ServerContext
 from jaxllm.server.errors import ApiError
@@ -116,14 +116,20 @@ async def _run_one(
     params = generation.params
     if generation.is_echo_only and isinstance(params, SamplingParams) and params.prompt_logprobs is None:
         yield _echo_output(name, prompt, params.n)
-    elif isinstance(params, BeamSearchParams):
-        result = await context.llm.beam_search(prompt.as_input, params, name, priority=generation.priority)
-        yield result.as_request_output()
-    else:
-        outputs = context.llm.generate(prompt.as_input, params, name, priority=generation.priority)
-        async with aclosing(outputs):
+        return
+    context.admission.engine_names.add(name)
+    try:
+        if isinstance(params, BeamSearchParams):
+            result = await context.llm.beam_search(prompt.as_input, params, name, priority=generation.priority)
+            yield as_request_output(result)
+            return
+        async with aclosing(
+            context.llm.generate(prompt.as_input, params, name, priority=generation.priority)
+        ) as outputs:
             async for output in outputs:
                 yield _without_generation(output) if generation.is_echo_only else output
+    finally:
+        context.admission.engine_names.discard(name)
 
 
 def _echo_output(name: str, prompt: ServedPrompt, n: int) -> RequestOutput:

@@ -87,12 +87,8 @@ class EngineCollector(Collector):
         yield self._gauge(prefix, "num_requests_running", "Sequences that hold pages.", now.num_running)
         yield self._gauge(prefix, "num_requests_waiting", "Sequences that wait for pages.", now.num_waiting)
         waiting = "Sequences that wait, by what they wait for."
-        yield self._gauge(
-            prefix, "num_requests_waiting_by_reason", waiting, now.num_waiting, {"reason": "capacity"}
-        )
-        yield self._gauge(
-            prefix, "kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", now.kv_cache_usage
-        )
+        yield self._gauge(prefix, "num_requests_waiting_by_reason", waiting, now.num_waiting, {"reason": "capacity"})
+        yield self._gauge(prefix, "kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", now.kv_cache_usage)
         config = self._context.llm.config
         cache = {
             "block_size": str(config.page_size),

@@ -61,7 +61,8 @@ def check_limits(request: GenerationRequest, config: ServerConfig) -> None:
     salt = request.cache_salt
     if salt is not None and (not 1 <= len(salt) <= MAX_CACHE_SALT_LENGTH or _FORBIDDEN_IN_SALT.search(salt)):
         raise ValidationError(
-            f"cache_salt must have 1 to {MAX_CACHE_SALT_LENGTH} characters and none of @ / \\ NUL, got {describe(salt)}",
+            f"cache_salt must have 1 to {MAX_CACHE_SALT_LENGTH} characters, none of them @, /, \\ or NUL, got "
+            f"{describe(salt)}",
             parameter="cache_salt",
         )
 

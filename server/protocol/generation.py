@@ -61,8 +61,9 @@ class GenerationRequest(BaseModel):
     add_special_tokens: bool | None = Field(None, description="Let the tokenizer add BOS and the like.")
     use_beam_search: bool | None = Field(None, description="Search with n beams instead of drawing.")
     length_penalty: float | None = Field(None, description="Exponent of the length in a beam's score; 1 is the mean.")
-    echo: bool | None = Field(None, description="Put the prompt (in chats the last message, if it is the assistant's) "
-                              "before the answer.")
+    echo: bool | None = Field(
+        None, description="Put the prompt (in chats the last message, if it is the assistant's) before the answer."
+    )
     priority: int | None = Field(None, description="Lower runs first, under the scheduling policy 'priority'.")
     request_id: str | None = Field(None, description="Becomes part of the answer's id.")
     cache_salt: str | None = Field(None, description="Only requests with the same salt share cached prompts.")
