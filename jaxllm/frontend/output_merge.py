@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
-from jaxllm.outputs import CompletionOutput, RequestOutput
+from jaxllm.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 
 
-def merge_deltas(waiting: RequestOutput, newer: RequestOutput) -> RequestOutput:
-    """One DELTA output that says what both say; takes over the lists of `waiting`."""
-    completions = {completion.index: completion for completion in waiting.outputs}
-    for completion in newer.outputs:
-        before = completions.get(completion.index)
-        completions[completion.index] = completion if before is None else _merge_completions(before, completion)
+def merge_deltas(outputs: Sequence[RequestOutput]) -> RequestOutput:
+    """One DELTA output that says what all of them say, oldest first."""
+    newest = outputs[-1]
+    if len(outputs) == 1:
+        return newest
+    parts: dict[int, list[CompletionOutput]] = {}
+    for output in outputs:
+        for completion in output.outputs:
+            parts.setdefault(completion.index, []).append(completion)
     return dataclasses.replace(
-        newer,
-        outputs=[completions[index] for index in sorted(completions)],
-        prompt_logprobs=_joined(waiting.prompt_logprobs, newer.prompt_logprobs),
+        newest,
+        outputs=[_merge_completions(parts[index]) for index in sorted(parts)],
+        prompt_logprobs=_merge_prompt_logprobs(outputs),
     )
 
 
-def _merge_completions(waiting: CompletionOutput, newer: CompletionOutput) -> CompletionOutput:
+def _merge_completions(parts: Sequence[CompletionOutput]) -> CompletionOutput:
+    newest = parts[-1]
+    if len(parts) == 1:
+        return newest
+    logprobs: list[PositionLogprobs] | None = None
+    if newest.logprobs is not None:
+        logprobs = [entry for part in parts for entry in part.logprobs or ()]
     return dataclasses.replace(
-        newer,
-        text=waiting.text + newer.text,
-        token_ids=_joined(waiting.token_ids, newer.token_ids),
-        logprobs=_joined(waiting.logprobs, newer.logprobs),
+        newest,
+        text="".join(part.text for part in parts),
+        token_ids=[token_id for part in parts for token_id in part.token_ids],
+        logprobs=logprobs,
     )
 
 
-def _joined[Items: list[Any] | None](waiting: Items, newer: Items) -> Items:
-    if waiting is None or newer is None:
-        return newer
-    waiting.extend(newer)  # in place: a reader that never reads would else make this quadratic
-    return waiting
+def _merge_prompt_logprobs(outputs: Sequence[RequestOutput]) -> list[PositionLogprobs | None] | None:
+    if outputs[-1].prompt_logprobs is None:
+        return None
+    return [entry for output in outputs for entry in output.prompt_logprobs or ()]

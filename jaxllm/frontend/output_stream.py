@@ -11,8 +11,12 @@ from jaxllm.frontend.open_requests import OpenRequest
 from jaxllm.frontend.output_merge import merge_deltas
 
 
+_MAX_WAITING = 32
+"""Deltas that wait one by one: joining them on arrival, at each step, would slow the engine down."""
+
+
 class OutputStream:
-    """Holds at most one output that its reader has not taken: newer ones replace it or, as deltas, join it."""
+    """Keeps what its reader has not taken: of cumulative outputs the newest, of deltas all, soon joined into one."""
 
     def __init__(self, request: OpenRequest, loop: LoopWaker, *, is_delta: bool) -> None:
         self.request = request
@@ -20,7 +24,7 @@ class OutputStream:
         self.is_ended = False
         """Whether the last output, or an error, was put in."""
         self._is_delta = is_delta
-        self._waiting: Any = None
+        self._waiting: list[Any] = []
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._reader: asyncio.Future[None] | None = None
@@ -28,8 +32,11 @@ class OutputStream:
     def put(self, output: Any) -> None:
         """Called by the engine's thread; the reader hears of it when `loop` wakes it."""
         with self._lock:
-            is_joined = self._is_delta and self._waiting is not None
-            self._waiting = merge_deltas(self._waiting, output) if is_joined else output
+            if not self._is_delta:
+                self._waiting.clear()
+            elif len(self._waiting) == _MAX_WAITING:
+                self._waiting = [merge_deltas(self._waiting)]
+            self._waiting.append(output)
         self.is_ended = output.finished
 
     def fail(self, error: BaseException) -> None:
@@ -41,9 +48,9 @@ class OutputStream:
         """The next output, on the reader's own event loop."""
         while True:
             with self._lock:
-                output, self._waiting = self._waiting, None
-            if output is not None:
-                return output
+                waiting, self._waiting = self._waiting, []
+            if waiting:
+                return merge_deltas(waiting)
             if self._error is not None:
                 raise _for_one_reader(self._error)
             self._reader = self.loop.loop.create_future()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import numpy as np
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
 
+from jaxllm.async_llm import AsyncJaxLLM
 from jaxllm.engine import Engine
 from jaxllm.engine_args import make_engine_config
 from jaxllm.llm import JaxLLM
@@ -149,6 +151,43 @@ def make_llm(
     )
     built.save_orbax = built.saved.append
     return JaxLLM.from_built(cast("Any", built))
+
+
+def make_async_llm(
+    replies: Mapping[str, str] | None = None, *, stall_seconds: float = 300.0, **arguments: Any
+) -> AsyncJaxLLM:
+    """The arguments are those of `make_llm`."""
+    return AsyncJaxLLM.from_built(make_llm(replies, **arguments)._built, stall_seconds=stall_seconds)
+
+
+class Gate:
+    """An `on_dispatch` that keeps each step waiting for leave to go on."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._leave = threading.Semaphore(0)
+        self._arrivals = threading.Semaphore(0)
+        self.steps: list[ScheduledStep] = []
+
+    def __call__(self, step: ScheduledStep) -> None:
+        self.steps.append(step)
+        self._arrivals.release()
+        if not self.is_open:
+            assert self._leave.acquire(timeout=60), "nobody let the step go on"
+
+    def wait_for_step(self) -> ScheduledStep:
+        """The next step that stands at the gate."""
+        assert self._arrivals.acquire(timeout=60), "no step came"
+        return self.steps[-1]
+
+    def pass_one(self) -> None:
+        """Lets one step go on."""
+        self._leave.release()
+
+    def open(self) -> None:
+        """Lets all steps go on, from now on."""
+        self.is_open = True
+        self._leave.release()
 
 
 def texts(outputs: Any) -> list[str]:
