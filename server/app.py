@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -84,9 +84,9 @@ def _add_middleware(app: FastAPI, config: ServerConfig, registry: CollectorRegis
 
 
 def _add_users_middleware(app: FastAPI, path: str) -> None:
-    middleware: Any = import_middleware(path)
+    middleware = import_middleware(path)
     if inspect.isclass(middleware):
-        app.add_middleware(middleware)
+        app.add_middleware(cast("Any", middleware))
     elif inspect.iscoroutinefunction(middleware):
         app.add_middleware(BaseHTTPMiddleware, dispatch=middleware)
     else:
