@@ -14,6 +14,7 @@ from jaxllm.cli.collect_env import collect_env
 from jaxllm.cli.command import FlexibleCommand, ModelCommand
 from jaxllm.cli.inspect_model import inspect_model
 from jaxllm.cli.models import models
+from jaxllm.cli.serve import serve
 from jaxllm.errors import JaxLLMError
 
 # Rich help and tracebacks would cost every call some 0.2 s of imports.
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command(cls=ModelCommand, options_metavar="[MODEL] [OPTIONS]")(serve)
 app.command(cls=FlexibleCommand)(chat)
 app.command(cls=FlexibleCommand)(complete)
 app.add_typer(bench_app)

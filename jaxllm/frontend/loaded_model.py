@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,6 +11,7 @@ from jaxllm.config import EngineConfig
 from jaxllm.errors import ValidationError
 from jaxllm.frontend.conversations import ChatRenderer
 from jaxllm.frontend.frontend import Frontend
+from jaxllm.frontend.generation_defaults import recommended_sampling
 from jaxllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ class LoadedModel(ABC):
         return self._built.model_config.max_model_len
 
     @property
+    def num_pages(self) -> int:
+        """Pages of the KV cache."""
+        return self._built.runner.num_pages
+
+    @property
     def startup_seconds(self) -> dict[str, float]:
         """What the phases of the start took: config, weights, compile."""
         times = self._built.startup_times
@@ -61,6 +68,11 @@ class LoadedModel(ABC):
     def get_default_sampling_params(self) -> SamplingParams:
         """What a call without `sampling_params` uses; `clone` it to change values."""
         return self._frontend.default_sampling_params
+
+    @property
+    def recommended_sampling(self) -> Mapping[str, Any]:
+        """The sampling values that the model's generation_config, or its override, gives; nothing else."""
+        return recommended_sampling(self._built.generation_config, self._built.config)
 
     def get_metrics(self) -> EngineMetrics:
         """A snapshot of the engine's counters and gauges: one object with a field for each, not vLLM's list of

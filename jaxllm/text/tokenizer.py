@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -107,11 +108,17 @@ class FastTokenizer(Tokenizer):
         self.chat_template = chat_template
         self._rust = rust
         self._make_hf = make_hf
+        self._hf: Any = None
+        self._hf_lock = threading.Lock()
         self._clear_batch_settings()
 
     @cached_property
     def hf(self) -> Any:
-        return self._make_hf()
+        # Several threads may ask first, and only one of them may import transformers.
+        with self._hf_lock:
+            if self._hf is None:
+                self._hf = self._make_hf()
+            return self._hf
 
     @cached_property
     def pieces(self) -> TokenPieces | None:
