@@ -29,9 +29,7 @@ def pack_copies(copies: Sequence[tuple[int, int]], most: int, platform: str) -> 
     return pairs
 
 
-def copy_pages(
-    caches: tuple[KVCache, ...], pairs: Int[Array, "chunks chunk 2"], *, mesh: Mesh
-) -> tuple[KVCache, ...]:
+def copy_pages(caches: tuple[KVCache, ...], pairs: Int[Array, "chunks chunk 2"], *, mesh: Mesh) -> tuple[KVCache, ...]:
     """Copies pages within all layers, in place if the caches are donated; each device copies its own heads.
 
     The pairs come first, padding after them. No destination may be a source too.

@@ -53,9 +53,7 @@ class DispatchedStep:
         return StepResult(
             step_id=self._step.step_id,
             token_ids={
-                r.request_id: token_ids[row]
-                for row, r in enumerate(requests)
-                if r.samples and r.beam_score is None
+                r.request_id: token_ids[row] for row, r in enumerate(requests) if r.samples and r.beam_score is None
             },
             logprobs=self._logprobs(token_ids),
             prompt_logprobs=self._prompt_logprobs(),
