@@ -1,9 +1,13 @@
-"""What the user gets back: one RequestOutput per prompt, with one CompletionOutput per completion."""
+"""What the user gets back: one RequestOutput per prompt, with one CompletionOutput per completion.
+
+A beam search gives a BeamSearchOutput with one BeamSearchSequence per beam instead.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -104,3 +108,63 @@ class RequestOutput:
     """Encoder-decoder models are not supported yet."""
     encoder_prompt_token_ids: None = field(default=None, repr=False)
     """Encoder-decoder models are not supported yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSearchSequence:
+    """One result of a beam search."""
+
+    orig_prompt: Mapping[str, Any]
+    """The prompt: "prompt_token_ids", and "prompt" where its text is known."""
+    tokens: list[int]
+    """Prompt and generated tokens, EOS included."""
+    logprobs: list[PositionLogprobs]
+    """One entry per generated token: the up to 2 * beam_width tokens that the beam considered there, likeliest first.
+    Results with a common beginning share entries."""
+    cum_logprob: float
+    """Sum of the generated tokens' log-probabilities."""
+    text: str
+    """Prompt and generated text; "" without a tokenizer."""
+    finish_reason: FinishReason | None = None
+    """"abort" or "error" if the search was broken off, else None; `completion` tells EOS from the length limit."""
+    stop_reason: None = None
+    """EOS gives no stop_reason, and nothing else stops a beam."""
+    lora_request: None = None
+    """Adapters are not supported yet."""
+    completion: CompletionOutput
+    """The generated part alone, as `generate` gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSearchOutput:
+    """A prompt and the results of its beam search."""
+
+    request_id: str
+    """Decimal number of the request."""
+    prompt: str | None
+    """The prompt's text; None when only token ids were given."""
+    prompt_token_ids: list[int]
+    """The prompt as the model saw it."""
+    sequences: list[BeamSearchSequence]
+    """The best first, at most beam_width of them."""
+    finished: bool = True
+    """There are no outputs on the way."""
+    metrics: RequestMetrics | None = None
+    """Timings; None when the engine runs with disable_log_stats."""
+    num_cached_tokens: int | None = None
+    """Prompt tokens whose keys and values came from the prefix cache; None if it never ran."""
+
+
+def as_request_output(output: RequestOutput | BeamSearchOutput) -> RequestOutput:
+    """The output in the form of `generate`; the results of a beam search become completions, best first."""
+    if isinstance(output, RequestOutput):
+        return output
+    return RequestOutput(
+        request_id=output.request_id,
+        prompt=output.prompt,
+        prompt_token_ids=output.prompt_token_ids,
+        outputs=[sequence.completion for sequence in output.sequences],
+        finished=output.finished,
+        metrics=output.metrics,
+        num_cached_tokens=output.num_cached_tokens,
+    )

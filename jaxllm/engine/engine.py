@@ -13,8 +13,9 @@ from jaxllm.engine.beam_search import check_search
 from jaxllm.engine.metrics import EngineCounters, EngineMetrics
 from jaxllm.engine.output import EngineOutput
 from jaxllm.engine.page_tables import PageTables
+from jaxllm.engine.plan import PlannedStep
 from jaxllm.engine.request import EngineRequest, FinishReason, Request
-from jaxllm.engine.scheduler import PlannedStep, Scheduler
+from jaxllm.engine.scheduler import Scheduler
 from jaxllm.errors import EngineDeadError, ValidationError
 from jaxllm.steps import BeamSettings, Runner, StepHandle
 
