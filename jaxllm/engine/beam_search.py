@@ -155,9 +155,9 @@ def check_search(
     num_needed = most_pages(num_prompt_tokens, num_tokens, width, runner.page_size)
     if num_needed > runner.num_pages - 1:
         raise ValidationError(
-            f"{width} beams of {num_tokens} tokens after a prompt of {num_prompt_tokens} may need {num_needed} pages "
-            f"of {runner.page_size} tokens, and the KV cache has {runner.num_pages - 1}: lower beam_width or "
-            "max_tokens, or raise kv_cache_memory_bytes",
+            f"{width} beams of up to {num_tokens} tokens, {num_prompt_tokens} of the prompt included, may need "
+            f"{num_needed} pages of {runner.page_size} tokens, and the KV cache has {runner.num_pages - 1}: lower "
+            "beam_width or max_tokens, or raise kv_cache_memory_bytes",
             parameter="beam_width",
         )
 

@@ -96,7 +96,7 @@ class PageTables:
             new_page_id = new_page_ids.pop(0)
             if offset:
                 copies.append((last_page_ids[place], new_page_id))
-                self.pool.release([last_page_ids[place]])
+                self.pool.discard([last_page_ids[place]])
             page_ids = np.append(beam.page_ids[:index], np.int32(new_page_id))
             search.beams[place] = beam._replace(page_ids=page_ids)
         assert not new_page_ids, "pages were taken that no beam needs"
@@ -140,14 +140,17 @@ class PageTables:
         return True
 
     def _fork(self, request: Request, parents: list[Beam], chosen: list[int]) -> None:
-        """Gives each beam's pages one holder per child, of which `chosen` names the parents."""
+        """Gives each beam's pages one holder per child, of which `chosen` names the parents.
+
+        What beams generate is never in the prefix cache, so without children their pages are worth nothing.
+        """
         num_children = Counter(chosen)
         for index, parent in enumerate(parents):
             page_ids = parent.page_ids[len(request.page_ids) :].tolist()
             for _ in range(num_children[index] - 1):
                 self.pool.acquire(page_ids)
             if num_children[index] == 0:
-                self.pool.release(reversed(page_ids))
+                self.pool.discard(reversed(page_ids))
 
     def _allocate(self, count: int) -> list[int] | None:
         page_ids = self.pool.allocate(count)
