@@ -25,8 +25,9 @@ class Scheduler:
     that only the device knows.
 
     A beam search counts as one request with several slots. Its live beams are in a step all or none, and it sits out
-    steps until the host has read which beams live on. As a victim of preemption it loses all its beams, and later
-    starts again from its prompt.
+    steps until the host has read which beams live on. So that all searches go on in the same steps, none does before
+    that is known of every search. As a victim of preemption a search loses all its beams, and later starts again from
+    its prompt.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_chunk_size = max_chunk_size
         self._counters = counters
+        self._num_unread_choices = 0  # steps in flight that choose beams
         self._free_slots = list(range(max_num_seqs))
         heapify(self._free_slots)
 
@@ -65,6 +67,7 @@ class Scheduler:
         """Takes in the result of the oldest step not yet read, and says what is new."""
         assert result.step_id == planned.step.step_id, f"expected step {planned.step.step_id}, got {result.step_id}"
         outputs: list[EngineOutput] = []
+        self._num_unread_choices -= planned.step.num_beam_places > 0
         previous: Request | None = None
         for scheduled, request in zip(planned.step.requests, planned.requests, strict=True):
             if request is previous:  # another beam of the same search
@@ -117,7 +120,7 @@ class Scheduler:
             if plan.budget == 0:
                 break
             if not request.can_decode:
-                if request.can_search and not self._schedule_beams(plan, request):
+                if request.can_search and not self._num_unread_choices and not self._schedule_beams(plan, request):
                     break
                 continue
             if request.num_computed_tokens == len(request.page_ids) * page_size and not self._extend(request):
@@ -234,6 +237,7 @@ class Scheduler:
         for scheduled, request in zip(planned.step.requests, planned.requests, strict=True):
             if scheduled.token_ids is not None:
                 self.page_tables.register(request)
+        self._num_unread_choices += plan.num_beam_places > 0
         self._counters.num_steps += 1
         self._counters.num_scheduled_tokens += planned.num_tokens
         return planned
