@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxllm.async_llm import AsyncJaxLLM as AsyncJaxLLM
     from jaxllm.async_llm import AsyncLLM as AsyncLLM
     from jaxllm.async_llm import AsyncLLMEngine as AsyncLLMEngine
+    from jaxllm.beam_search_params import BeamSearchParams as BeamSearchParams
     from jaxllm.config import EngineConfig as EngineConfig
     from jaxllm.engine_args import AsyncEngineArgs as AsyncEngineArgs
     from jaxllm.engine_args import EngineArgs as EngineArgs
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from jaxllm.inputs import TokensPrompt as TokensPrompt
     from jaxllm.llm import LLM as LLM
     from jaxllm.llm import JaxLLM as JaxLLM
+    from jaxllm.outputs import BeamSearchOutput as BeamSearchOutput
+    from jaxllm.outputs import BeamSearchSequence as BeamSearchSequence
     from jaxllm.outputs import CompletionOutput as CompletionOutput
     from jaxllm.outputs import Logprob as Logprob
     from jaxllm.outputs import RequestOutput as RequestOutput
@@ -38,6 +41,9 @@ _MODULE_OF_NAME = {
     "AsyncJaxLLM": "jaxllm.async_llm",
     "AsyncLLM": "jaxllm.async_llm",
     "AsyncLLMEngine": "jaxllm.async_llm",
+    "BeamSearchOutput": "jaxllm.outputs",
+    "BeamSearchParams": "jaxllm.beam_search_params",
+    "BeamSearchSequence": "jaxllm.outputs",
     "CheckpointError": "jaxllm.errors",
     "CompletionOutput": "jaxllm.outputs",
     "DeviceError": "jaxllm.errors",

@@ -8,17 +8,25 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from jaxllm.beam_search_params import BeamSearchParams
 from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
 from jaxllm.errors import EngineDeadError, ValidationError
-from jaxllm.frontend.arguments import check_params, check_reset_options, refuse_unsupported
+from jaxllm.frontend.arguments import (
+    AnyParams,
+    check_params,
+    check_reset_options,
+    check_search_params,
+    refuse_unsupported,
+)
 from jaxllm.frontend.conversations import ChatOptions, Message
 from jaxllm.frontend.engine_thread import EngineThread
-from jaxllm.frontend.frontend import PreparedRequest
+from jaxllm.frontend.frontend import Prepared
 from jaxllm.frontend.loaded_model import LoadedModel
 from jaxllm.frontend.output_stream import OutputStream
 from jaxllm.frontend.preparation import prepare_requests
@@ -26,7 +34,7 @@ from jaxllm.frontend.prompts import tokenize_prompts
 from jaxllm.frontend.statistics import StatsListener
 from jaxllm.frontend.statistics_log import StatisticsLog, log_interval
 from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompt
-from jaxllm.outputs import RequestOutput
+from jaxllm.outputs import BeamSearchOutput, RequestOutput
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.validation import check_float, check_int
 
@@ -103,7 +111,7 @@ class AsyncJaxLLM(LoadedModel):
         that is asked for; until then nothing runs. `prompt_text` is handed back as the text of a tokenised prompt.
         """
 
-        def prepare(params: SamplingParams) -> PreparedRequest:
+        def prepare(params: AnyParams) -> Prepared:
             refuse_unsupported(
                 lora_request=lora_request,
                 trace_headers=trace_headers,
@@ -115,7 +123,7 @@ class AsyncJaxLLM(LoadedModel):
                 parsed = _with_text(parsed, prompt_text)
             return self._prepare(parsed, params, TokenizationOptions.parse(tokenization_kwargs), priority)
 
-        return self._run(prepare, sampling_params, request_id)
+        return self._run(prepare, partial(self._check_params, sampling_params), request_id)
 
     def chat(
         self,
@@ -142,12 +150,32 @@ class AsyncJaxLLM(LoadedModel):
             chat_template_kwargs=chat_template_kwargs,
         )
 
-        def prepare(params: SamplingParams) -> PreparedRequest:
+        def prepare(params: AnyParams) -> Prepared:
             options = TokenizationOptions.parse(tokenization_kwargs, add_special_tokens=False)
             text = self._renderer.render(messages, chat_options)
             return self._prepare(ParsedPrompt(text=text, token_ids=None), params, options, priority)
 
-        return self._run(prepare, sampling_params, request_id)
+        return self._run(prepare, partial(self._check_params, sampling_params), request_id)
+
+    async def beam_search(
+        self,
+        prompt: Prompt,
+        params: BeamSearchParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> BeamSearchOutput:
+        """Searches likely continuations of one prompt, as `BeamSearchParams` says; cancelling it aborts the search."""
+
+        def prepare(params: AnyParams) -> Prepared:
+            options = TokenizationOptions.parse(tokenization_kwargs)
+            return self._prepare(parse_prompt("prompt", prompt), params, options, priority)
+
+        outputs: AsyncGenerator[Any] = self._run(prepare, partial(check_search_params, "params", params), request_id)
+        async with aclosing(outputs):
+            output: BeamSearchOutput = await anext(outputs)
+            return output
 
     async def tokenize(self, prompt: Prompt, options: TokenizationOptions | None = None) -> list[int]:
         """The token ids of a prompt as `generate` would see it, before it is cut to length."""
@@ -250,15 +278,14 @@ class AsyncJaxLLM(LoadedModel):
 
     async def _run(
         self,
-        prepare: Callable[[SamplingParams], PreparedRequest],
-        sampling_params: SamplingParams | None,
+        prepare: Callable[[AnyParams], Prepared],
+        check: Callable[[], AnyParams],
         request_id: str | None,
     ) -> AsyncGenerator[RequestOutput]:
-        params = self._frontend.default_sampling_params
-        if sampling_params is not None:
-            params = check_params("sampling_params", sampling_params)
+        params = check()
         self._thread.check_alive()
-        request = self._thread.open_requests.open(request_id, params.n)
+        num_sequences = params.beam_width if isinstance(params, BeamSearchParams) else params.n
+        request = self._thread.open_requests.open(request_id, num_sequences)
         stream: OutputStream | None = None
         try:
             prepared = await self._off_loop(partial(prepare, params))
@@ -274,9 +301,12 @@ class AsyncJaxLLM(LoadedModel):
             else:
                 self._thread.drop(stream)
 
+    def _check_params(self, given: SamplingParams | None) -> SamplingParams:
+        return self._frontend.default_sampling_params if given is None else check_params("sampling_params", given)
+
     def _prepare(
-        self, parsed: ParsedPrompt, params: SamplingParams, options: TokenizationOptions, priority: int
-    ) -> PreparedRequest:
+        self, parsed: ParsedPrompt, params: AnyParams, options: TokenizationOptions, priority: int
+    ) -> Prepared:
         [prepared] = prepare_requests(self._frontend, [parsed], [params], [check_int("priority", priority)], options)
         return prepared
 

@@ -7,18 +7,18 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from jaxllm.beam_search_params import BeamSearchParams
 from jaxllm.config import EngineConfig
 from jaxllm.engine_args import make_engine_config
-from jaxllm.frontend.arguments import check_reset_options, refuse_unsupported
-from jaxllm.frontend.calls import Call, run_call, stream_call
+from jaxllm.frontend.arguments import AnyParams, check_reset_options, refuse_unsupported
+from jaxllm.frontend.calls import Call, run_call, run_searches, stream_call
 from jaxllm.frontend.conversations import ChatOptions, Message, render_conversations
 from jaxllm.frontend.loaded_model import LoadedModel
-from jaxllm.frontend.preparation import prepare_call
+from jaxllm.frontend.preparation import prepare_call, prepare_searches
 from jaxllm.frontend.progress import BarFactory
 from jaxllm.inputs import Prompt, TokenizationOptions, parse_prompts
 from jaxllm.legacy import merge_legacy_positions, merge_legacy_prompts
-from jaxllm.outputs import RequestOutput
-from jaxllm.sampling_params import SamplingParams
+from jaxllm.outputs import BeamSearchOutput, RequestOutput, as_request_output
 from jaxllm.validation import check_bool, fail
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class JaxLLM(LoadedModel):
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt] | None = None,
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         *,
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
@@ -85,7 +85,7 @@ class JaxLLM(LoadedModel):
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt] | None = None,
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         *,
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
@@ -101,7 +101,7 @@ class JaxLLM(LoadedModel):
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt] | None = None,
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         *,
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
@@ -119,6 +119,8 @@ class JaxLLM(LoadedModel):
         outputs come one by one as tokens are drawn, those of different prompts interleaved, each as its params'
         `output_kind` says; closing the iterator aborts what still runs. Nothing starts if any prompt is wrong.
         `prompt_token_ids` is a legacy name for tokenised prompts.
+
+        BeamSearchParams make it a beam search, whose results are the `outputs`, best first; there is nothing to stream.
         """
         refuse_unsupported(
             lora_request=lora_request,
@@ -138,7 +140,7 @@ class JaxLLM(LoadedModel):
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
@@ -158,7 +160,7 @@ class JaxLLM(LoadedModel):
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
@@ -177,7 +179,7 @@ class JaxLLM(LoadedModel):
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
@@ -213,10 +215,28 @@ class JaxLLM(LoadedModel):
         )
         return stream_call(self._frontend, prepared) if stream else run_call(self._frontend, prepared, use_tqdm)
 
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: None = None,
+        use_tqdm: bool | BarFactory = False,
+        concurrency_limit: int | None = None,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[BeamSearchOutput]:
+        """Searches likely continuations of one prompt or many; the outputs come in the order of the prompts.
+
+        `BeamSearchParams` says how a search goes. All beams of all prompts run together, or `concurrency_limit` prompts
+        at once, and then without a bar. No chat template is applied. Nothing starts if any prompt is wrong.
+        """
+        refuse_unsupported(lora_request=lora_request)
+        prepared = prepare_searches(self._frontend, parse_prompts(prompts), params, priority)
+        return run_searches(self._frontend, prepared, use_tqdm, concurrency_limit)
+
     def enqueue(
         self,
         prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
         use_tqdm: bool | BarFactory = True,
@@ -235,7 +255,7 @@ class JaxLLM(LoadedModel):
     def enqueue_chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: AnyParams | Sequence[AnyParams] | None = None,
         use_tqdm: bool | BarFactory = True,
         lora_request: None = None,
         priority: int | Sequence[int] | None = None,
@@ -271,7 +291,7 @@ class JaxLLM(LoadedModel):
         if output_type not in (None, RequestOutput):
             raise fail("output_type", "RequestOutput or None", output_type)
         queued, self._queued = self._queued, Call(self._frontend)
-        return queued.run(use_tqdm)
+        return [as_request_output(output) for output in queued.run(use_tqdm)]
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         """Forgets all cached prompts; False, and nothing done, while requests run.

@@ -125,8 +125,8 @@ class BeamSearchSequence:
     """Sum of the generated tokens' log-probabilities."""
     text: str
     """Prompt and generated text; "" without a tokenizer."""
-    finish_reason: Literal["abort"] | None = None
-    """"abort" if the search was aborted, else None; `completion` tells EOS from the length limit."""
+    finish_reason: FinishReason | None = None
+    """"abort" or "error" if the search was broken off, else None; `completion` tells EOS from the length limit."""
     stop_reason: None = None
     """EOS gives no stop_reason, and nothing else stops a beam."""
     lora_request: None = None

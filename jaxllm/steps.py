@@ -3,6 +3,9 @@
 The engine builds a `ScheduledStep`, the runner turns it into arrays and dispatches one program, and
 later hands back a `StepResult`. Neither holds a device array, and this module imports no jax.
 
+The live beams of a beam search are neighbouring rows of one step, best first, with the request's id and slot in each.
+The last chunk of its prompt is a search's first row.
+
 Dimension words used below: `tokens` is the flat token axis of one step, `requests` the rows of one step.
 """
 
@@ -18,6 +21,22 @@ if TYPE_CHECKING:
 
 NO_PAGE = 0
 """Page 0 is never given to a request: padding rows and unused page table entries point at it."""
+
+
+MAX_BEAM_END_IDS = 8
+"""Tokens that may end the beams of a search."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeamSettings:
+    """What stays the same throughout a beam search."""
+
+    width: int
+    """Beams that live on after each token, >= 1."""
+    temperature: float = 1.0
+    """Divides the logits, > 0."""
+    length_penalty: float = 1.0
+    """Finished beams compare by cumulative log-probability / generated tokens ** length_penalty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +55,8 @@ class SlotStart:
     """int32 [outputs], tokens generated before a preemption; empty for a fresh request."""
     stop_token_ids: tuple[int, ...]
     """All ids that end this request (EOS ids and stop_token_ids): banned while below min_tokens."""
+    beam: BeamSettings | None = None
+    """Given for beam searches, whose beams end with `stop_token_ids`."""
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     """Tokenised bad words."""
 
@@ -67,6 +88,8 @@ class ScheduledRequest(NamedTuple):
     prompt_logprob_targets: np.ndarray | None = None
     """int32 [num_tokens], for prompt_logprobs: the token that follows each computed token, NO_TARGET where the
     follower is not a prompt token. None when the request asked for none."""
+    beam_score: float | None = None
+    """Beams that the step continues: log-probability of what they have generated. None for all other rows."""
 
 
 NO_TARGET = -1
@@ -81,6 +104,10 @@ class ScheduledStep:
     """Decode requests (one token, token_ids None or of length 1) come first, longer chunks after them."""
     starts: tuple[SlotStart, ...] = ()
     """Slots that are (re)taken by this step's requests."""
+    num_beam_places: int = 0
+    """Beams that the step's searches may choose: the sum of their widths, <= max_num_seqs."""
+    page_copies: tuple[tuple[int, int], ...] = ()
+    """(source, destination) pages to copy before the step; at most one a row, and no destination is a source."""
 
     @property
     def num_tokens(self) -> int:
@@ -102,16 +129,37 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BeamSelection:
+    """What a step chose for one beam search: `beams` <= width of them, best first, from `rows` beams before."""
+
+    parents: np.ndarray
+    """int32 [beams], which of the search's rows each beam continues."""
+    token_ids: np.ndarray
+    """int32 [beams]"""
+    scores: np.ndarray
+    """float32 [beams], log-probability of what the beam has generated, this token included."""
+    candidate_ids: np.ndarray
+    """int32 [rows, candidates], the up to 2 * width likeliest tokens of each row that may be drawn, likeliest first.
+    Those that end a beam are among them, and never among `token_ids`."""
+    candidate_logprobs: np.ndarray
+    """float32 [rows, candidates]; -inf where there is no such token."""
+    candidate_ranks: np.ndarray
+    """int32 [rows, candidates], 1-based rank in the whole vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
     """What a step drew, by request id."""
 
     step_id: int
     token_ids: dict[str, int]
-    """The drawn token of every request whose `samples` was True."""
+    """The drawn token of every request whose `samples` was True, beam searches excepted."""
     logprobs: dict[str, TokenLogprobs] = field(default_factory=dict)
     """For requests with SamplingParams.logprobs."""
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     """For requests with prompt_logprob_targets: one entry per target that is not NO_TARGET, in order."""
+    beams: dict[str, BeamSelection] = field(default_factory=dict)
+    """For beam searches with rows that have a beam_score."""
 
 
 class StepHandle(Protocol):

@@ -9,13 +9,15 @@ from time import perf_counter
 
 import numpy as np
 
+from jaxllm.engine.beam_search import check_search
 from jaxllm.engine.metrics import EngineCounters, EngineMetrics
 from jaxllm.engine.output import EngineOutput
 from jaxllm.engine.page_tables import PageTables
+from jaxllm.engine.plan import PlannedStep
 from jaxllm.engine.request import EngineRequest, FinishReason, Request
-from jaxllm.engine.scheduler import PlannedStep, Scheduler
+from jaxllm.engine.scheduler import Scheduler
 from jaxllm.errors import EngineDeadError, ValidationError
-from jaxllm.steps import Runner, StepHandle
+from jaxllm.steps import BeamSettings, Runner, StepHandle
 
 POLICIES = ("fcfs", "priority")
 
@@ -60,15 +62,36 @@ class Engine:
             raise ValidationError(f"request_id {request.request_id!r} belongs to an unfinished request already")
         priority = request.priority if self._heeds_priority else 0
         arrival_time = request.arrival_time if self._heeds_priority else 0.0
+        prompt_token_ids = self._check_prompt(request)
+        if request.beam is not None:
+            params = request.sampling_params
+            self.check_search(
+                request.beam,
+                num_prompt_tokens=len(prompt_token_ids),
+                max_tokens=params.max_tokens or 1,
+                num_end_ids=0 if params.ignore_eos else len(request.eos_token_ids),
+            )
         internal = Request(
             request,
-            prompt_token_ids=self._check_prompt(request),
+            prompt_token_ids=prompt_token_ids,
             max_model_len=self._runner.max_model_len,
             order=(priority, arrival_time, self._num_added),
         )
         self._num_added += 1
         self._requests[request.request_id] = internal
         self._scheduler.add(internal)
+
+    def check_search(
+        self, settings: BeamSettings, *, num_prompt_tokens: int, max_tokens: int, num_end_ids: int
+    ) -> None:
+        """Raises ValidationError for a beam search that is too large to run on this engine."""
+        check_search(
+            settings,
+            num_prompt_tokens=num_prompt_tokens,
+            max_tokens=max_tokens,
+            num_end_ids=num_end_ids,
+            runner=self._runner,
+        )
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Ends requests without further output; ids that are unknown or finished are ignored."""

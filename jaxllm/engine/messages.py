@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxllm.engine.beam_search import Beam
 from jaxllm.engine.request import Request
 from jaxllm.steps import NO_TARGET, ScheduledRequest, SlotStart
 
@@ -20,6 +21,7 @@ def make_slot_start(request: Request) -> SlotStart:
         prompt_token_ids=token_ids[: request.num_prompt_tokens],
         output_token_ids=token_ids[request.num_prompt_tokens :],
         stop_token_ids=tuple(sorted(request.eos_token_ids | request.stop_token_ids)),
+        beam=None if request.search is None else request.search.settings,
         bad_word_ids=request.bad_word_ids,
     )
 
@@ -45,6 +47,25 @@ def make_scheduled_request(request: Request, num_tokens: int) -> ScheduledReques
         num_drawn - request.num_prompt_tokens,
         recent_token_ids,
         targets,
+        0.0 if samples and request.search is not None else None,
+    )
+
+
+def make_beam_row(request: Request, beam: Beam) -> ScheduledRequest:
+    """The message for the last token of a live beam."""
+    assert request.slot is not None, f"request {request.request_id} has no slot"
+    assert request.search is not None, f"request {request.request_id} has no beams"
+    num_generated = request.search.num_generated
+    return ScheduledRequest(
+        request.request_id,
+        request.slot,
+        request.num_prompt_tokens + num_generated - 1,
+        1,
+        np.array([beam.last_token_id], np.int32),
+        beam.page_ids,
+        samples=True,
+        num_output_tokens=num_generated,
+        beam_score=beam.score,
     )
 
 

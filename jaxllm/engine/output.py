@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jaxllm.engine.beam_search import FinishedBeam
 from jaxllm.engine.request import FinishReason
 from jaxllm.steps import TokenLogprobs
 
@@ -31,3 +32,6 @@ class EngineOutput(NamedTuple):
     """When the request was first admitted, of `time.monotonic()`."""
     num_preemptions: int = 0
     """How often it lost its pages so far."""
+    beams: tuple[FinishedBeam, ...] = ()
+    """The results of a beam search, best first, with its finish_reason. Before that it gives one output without
+    anything new, when the first token of its beams is there."""

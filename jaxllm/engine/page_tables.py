@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
+
+from jaxllm.engine.beam_search import Beam
 from jaxllm.engine.pages import PagePool
 from jaxllm.engine.prefix_cache import PrefixCache, extend_page_hashes
 from jaxllm.engine.request import Request
+from jaxllm.steps import BeamSelection
 
 
 class PageTables:
@@ -53,8 +59,54 @@ class PageTables:
         request.append_page(page_ids[0])
         return True
 
+    def advance_search(self, request: Request, selection: BeamSelection) -> None:
+        """Moves a search on by one token, and hands the pages of its beams on to their children.
+
+        The first time, the pages of the prompt go to the first beam. What is left to the request are the full ones,
+        which no beam writes: beams hold references to the pages behind those only.
+        """
+        search = request.search
+        assert search is not None, f"request {request.request_id} is no beam search"
+        if not search.beams:
+            search.start(request.page_ids)
+            request.keep_pages(request.num_prompt_tokens // self.page_size)
+        parents = search.beams
+        search.advance(selection)
+        self._fork(request, parents, selection.parents.tolist())
+
+    def make_writable(self, request: Request) -> list[tuple[int, int]] | None:
+        """Gives each live beam a page of its own for its last token; None, and nothing done, when pages are lacking.
+
+        A page that beams share stays with the last of them; the others get copies. Returns the (source, destination)
+        pages to copy before the token is computed.
+        """
+        search = request.search
+        assert search is not None, f"request {request.request_id} is no beam search"
+        position = request.num_prompt_tokens + search.num_generated - 1
+        index, offset = divmod(position, self.page_size)
+        last_page_ids = [int(beam.page_ids[index]) for beam in search.beams] if offset else []
+        num_new = len(search.beams) - len(set(last_page_ids))
+        new_page_ids = self._allocate(num_new)
+        if new_page_ids is None:
+            return None
+        copies: list[tuple[int, int]] = []
+        for place, beam in enumerate(search.beams):
+            if offset and self.pool.num_references(last_page_ids[place]) == 1:
+                continue
+            new_page_id = new_page_ids.pop(0)
+            if offset:
+                copies.append((last_page_ids[place], new_page_id))
+                self.pool.discard([last_page_ids[place]])
+            page_ids = np.append(beam.page_ids[:index], np.int32(new_page_id))
+            search.beams[place] = beam._replace(page_ids=page_ids)
+        assert not new_page_ids, "pages were taken that no beam needs"
+        return copies
+
     def release(self, request: Request) -> None:
         """Takes all pages back, the last first: a beginning is more likely to be asked for again than an end."""
+        if request.search is not None:
+            self._fork(request, request.search.beams, [])
+            request.search.reset()
         self.pool.release(reversed(request.page_ids.tolist()))
         request.set_pages(())
         request.num_computed_tokens = 0
@@ -86,6 +138,19 @@ class PageTables:
         if self.prefix_cache is not None:
             self.prefix_cache.clear()
         return True
+
+    def _fork(self, request: Request, parents: list[Beam], chosen: list[int]) -> None:
+        """Gives each beam's pages one holder per child, of which `chosen` names the parents.
+
+        What beams generate is never in the prefix cache, so without children their pages are worth nothing.
+        """
+        num_children = Counter(chosen)
+        for index, parent in enumerate(parents):
+            page_ids = parent.page_ids[len(request.page_ids) :].tolist()
+            for _ in range(num_children[index] - 1):
+                self.pool.acquire(page_ids)
+            if num_children[index] == 0:
+                self.pool.discard(reversed(page_ids))
 
     def _allocate(self, count: int) -> list[int] | None:
         page_ids = self.pool.allocate(count)

@@ -12,7 +12,8 @@ class PagePool:
     """Counts the references to each page; a page without references waits in the free list.
 
     The free list is ordered by the time a page became free, oldest first, and pages are given out from that
-    end. A free page keeps its content until it is given out, so the prefix cache can still `acquire` it.
+    end. A free page keeps its content until it is given out, so the prefix cache can still `acquire` it. Pages whose
+    content nobody can ask for again are better given back to that end as well (`discard`).
     """
 
     def __init__(self, num_pages: int) -> None:
@@ -59,7 +60,19 @@ class PagePool:
     def release(self, page_ids: Iterable[int]) -> None:
         """Drops a reference to each page; those nobody holds any more join the free list in the order given."""
         for page_id in page_ids:
-            assert self._num_references[page_id] > 0, f"page {page_id} was released more often than taken"
-            self._num_references[page_id] -= 1
-            if self._num_references[page_id] == 0:
-                self._free[page_id] = None
+            self._drop(page_id)
+
+    def discard(self, page_ids: Iterable[int]) -> None:
+        """The same for pages that are not worth keeping: those that nobody holds any more are given out next."""
+        for page_id in page_ids:
+            if self._drop(page_id):
+                self._free.move_to_end(page_id, last=False)
+
+    def _drop(self, page_id: int) -> bool:
+        """Drops a reference; True if it was the last."""
+        assert self._num_references[page_id] > 0, f"page {page_id} was released more often than taken"
+        self._num_references[page_id] -= 1
+        if self._num_references[page_id] > 0:
+            return False
+        self._free[page_id] = None
+        return True

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from jaxllm.engine.beam_search import BeamSearch
 from jaxllm.engine.prefix_cache import root_hash
+from jaxllm.steps import BeamSettings
 
 if TYPE_CHECKING:
     from jaxllm.sampling_params import SamplingParams
@@ -42,6 +44,9 @@ class EngineRequest:
     """Seconds on any clock; breaks ties of priority."""
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     """Tokenised bad words."""
+    beam: BeamSettings | None = None
+    """Makes this a beam search. Of `sampling_params` it heeds max_tokens, ignore_eos, allowed_token_ids and
+    skip_reading_prefix_cache; the others must be at rest, with temperature 0."""
 
 
 class RequestStatus(Enum):
@@ -64,6 +69,10 @@ class Request:
 
     "Computed" means that a step which computes it was dispatched: steps run in that order, so later ones may rely
     on it.
+
+    A beam search is such a sequence until its prompt is computed. From then on what its beams generate is in `search`,
+    these counters stand still, and `page_ids` are the full pages of the prompt, which all beams share; `num_unread` is
+    1 while a step is in flight that chooses beams.
     """
 
     __slots__ = (
@@ -73,6 +82,7 @@ class Request:
         "bad_word_ids",
         "cache_root",
         "eos_token_ids",
+        "extra_slots",
         "finish_reason",
         "max_total_tokens",
         "min_total_tokens",
@@ -90,11 +100,13 @@ class Request:
         "page_ids",
         "request_id",
         "sampling_params",
+        "search",
         "seed",
         "slot",
         "status",
         "stop_reason",
         "stop_token_ids",
+        "waits_for_tokens",
         "wants_logprobs",
     )
 
@@ -111,6 +123,8 @@ class Request:
         self.num_recent_tokens = max(map(len, source.bad_word_ids), default=1) - 1
         self.eos_token_ids = frozenset() if params.ignore_eos else frozenset(source.eos_token_ids)
         self.stop_token_ids = frozenset(params.stop_token_ids or ())
+        self.search = None if source.beam is None else BeamSearch(source.beam, self.eos_token_ids)
+        self.waits_for_tokens = self.num_recent_tokens > 0 or self.search is not None
         self.order = order
         self.status = RequestStatus.WAITING
         self.finish_reason: FinishReason | None = None
@@ -130,6 +144,7 @@ class Request:
         self.admission_time = 0.0  # of time.monotonic(); 0 before the first admission
 
         self.slot: int | None = None
+        self.extra_slots: list[int] = []
         self.cache_root = root_hash(source.cache_salt)
         self.page_hashes: list[bytes] = []
         self.num_registered_pages = 0
@@ -151,6 +166,11 @@ class Request:
         return self.num_tokens - self.num_prompt_tokens
 
     @property
+    def num_slots(self) -> int:
+        """Slots that it takes while it runs: as many as it may have rows in a step."""
+        return 1 if self.search is None else self.search.settings.width
+
+    @property
     def num_pending_tokens(self) -> int:
         """Tokens that exist, on the host or unread on the device, and wait to be computed."""
         return self.num_tokens + self.num_unread - self.num_computed_tokens
@@ -160,19 +180,33 @@ class Request:
         """Whether exactly one token is pending and may be computed now.
 
         Not when the last allowed token is drawn or in flight, nor while the host must read tokens that the next
-        draw depends on (bad words of several tokens).
+        draw depends on (bad words of several tokens, beams).
         """
         num_drawn = self.num_tokens + self.num_unread
         return (
             num_drawn - self.num_computed_tokens == 1
             and num_drawn < self.max_total_tokens
-            and (self.num_unread == 0 or self.num_recent_tokens == 0)
+            and (self.num_unread == 0 or not self.waits_for_tokens)
         )
+
+    @property
+    def can_search(self) -> bool:
+        """Whether there are beams whose last token may be computed now."""
+        return self.search is not None and self.num_unread == 0 and len(self.search.beams) > 0
 
     @property
     def reads_prefix_cache(self) -> bool:
         """False when every prompt position must be computed."""
         return self.sampling_params.prompt_logprobs is None and not self.sampling_params.skip_reading_prefix_cache
+
+    def end_after(self, token_id: int) -> tuple[FinishReason, int | None] | None:
+        """Why the sequence ends with the token just added, and with which stop token; None when it goes on."""
+        if self.num_tokens >= self.min_total_tokens:
+            if token_id in self.eos_token_ids:
+                return "stop", None
+            if token_id in self.stop_token_ids:
+                return "stop", token_id
+        return ("length", None) if self.num_tokens >= self.max_total_tokens else None
 
     def append_token(self, token_id: int) -> None:
         """Adds a token that was read."""
@@ -187,6 +221,10 @@ class Request:
         self._page_buffer[: len(page_ids)] = page_ids
         self.page_ids = self._page_buffer[: len(page_ids)]
         self.num_registered_pages = 0
+
+    def keep_pages(self, count: int) -> None:
+        """Cuts the page table down to its first `count` pages."""
+        self.page_ids = self.page_ids[:count]
 
     def append_page(self, page_id: int) -> None:
         """Adds a page behind the last; arrays given out before keep their content."""

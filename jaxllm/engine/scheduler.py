@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from time import monotonic
 
-from jaxllm.engine.messages import make_scheduled_request, make_slot_start
+from jaxllm.engine.messages import make_beam_row, make_scheduled_request, make_slot_start
 from jaxllm.engine.metrics import EngineCounters
 from jaxllm.engine.output import EngineOutput
 from jaxllm.engine.page_tables import PageTables
+from jaxllm.engine.plan import Plan, PlannedStep
 from jaxllm.engine.request import FinishReason, Request, RequestStatus
 from jaxllm.engine.waiting_queue import WaitingQueue
-from jaxllm.steps import ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedStep:
-    """A step and the requests it serves."""
-
-    step: ScheduledStep
-    requests: tuple[Request, ...]
-    """In the order of `step.requests`. Kept because an id may belong to a new request when the result comes."""
-    num_tokens: int
-    """Tokens that the step computes."""
-
-
-@dataclass(kw_only=True, slots=True)
-class _Plan:
-    """A step while it is put together."""
-
-    budget: int
-    """Tokens that may still be added."""
-    decodes: list[tuple[ScheduledRequest, Request]] = field(default_factory=list)
-    chunks: list[tuple[ScheduledRequest, Request]] = field(default_factory=list)
-    starts: list[SlotStart] = field(default_factory=list)
-    page_hashes: set[bytes] = field(default_factory=set)
-    """Full pages that the chunks of this step complete."""
+from jaxllm.steps import BeamSelection, ScheduledRequest, StepResult, TokenLogprobs
 
 
 class Scheduler:
@@ -47,6 +23,11 @@ class Scheduler:
     There are no phases: a step gives each request some of its pending tokens, be it one decode token or a chunk
     of prompt. `schedule` may be called again before the last step was read; a request then counts on with tokens
     that only the device knows.
+
+    A beam search counts as one request with several slots. Its live beams are in a step all or none, and it sits out
+    steps until the host has read which beams live on. So that all searches go on in the same steps, none does before
+    that is known of every search. As a victim of preemption a search loses all its beams, and later starts again from
+    its prompt.
     """
 
     def __init__(
@@ -61,9 +42,11 @@ class Scheduler:
         self.running: list[Request] = []
         self.waiting = WaitingQueue()
         self.page_tables = page_tables
+        self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_chunk_size = max_chunk_size
         self._counters = counters
+        self._num_unread_choices = 0  # steps in flight that choose beams
         self._free_slots = list(range(max_num_seqs))
         heapify(self._free_slots)
 
@@ -73,25 +56,31 @@ class Scheduler:
 
     def schedule(self) -> PlannedStep | None:
         """The next step, or None when nothing can be computed before more results are read."""
-        plan = _Plan(budget=self._max_num_batched_tokens)
+        plan = Plan(budget=self._max_num_batched_tokens)
         has_preempted = self._schedule_decodes(plan)
         self._schedule_chunks(plan)
         if not has_preempted and len(self.waiting) > 0:
             self._admit_waiting(plan)
-        if not plan.decodes and not plan.chunks:
-            return None
         return self._finish_plan(plan)
 
     def update(self, planned: PlannedStep, result: StepResult) -> list[EngineOutput]:
         """Takes in the result of the oldest step not yet read, and says what is new."""
         assert result.step_id == planned.step.step_id, f"expected step {planned.step.step_id}, got {result.step_id}"
         outputs: list[EngineOutput] = []
+        self._num_unread_choices -= planned.step.num_beam_places > 0
+        previous: Request | None = None
         for scheduled, request in zip(planned.step.requests, planned.requests, strict=True):
+            if request is previous:  # another beam of the same search
+                continue
+            previous = request
             request.num_unread -= scheduled.samples
             # A request that ended meanwhile (EOS, abort) has a surplus token in flight: nobody wants it.
             if request.status is RequestStatus.FINISHED:
                 continue
-            output = self._update_request(scheduled, request, result)
+            if scheduled.beam_score is None:
+                output = self._update_request(scheduled, request, result)
+            else:
+                output = self._update_search(request, result.beams[request.request_id])
             if output is not None:
                 outputs.append(output)
                 self._counters.num_generation_tokens += len(output.new_token_ids)
@@ -119,7 +108,7 @@ class Scheduler:
         while self.running:
             self._preempt(self.running.pop())
 
-    def _schedule_decodes(self, plan: _Plan) -> bool:
+    def _schedule_decodes(self, plan: Plan) -> bool:
         """Schedules running requests with one pending token; True when others lost their pages for it.
 
         They come before chunks, so a long prompt never delays them. A victim is the last running request, which
@@ -131,37 +120,55 @@ class Scheduler:
             if plan.budget == 0:
                 break
             if not request.can_decode:
+                if request.can_search and not self._num_unread_choices and not self._schedule_beams(plan, request):
+                    break
                 continue
             if request.num_computed_tokens == len(request.page_ids) * page_size and not self._extend(request):
                 break
             self._schedule(plan, request, 1)
         return self._counters.num_preemptions > num_preemptions
 
-    def _schedule_chunks(self, plan: _Plan) -> None:
+    def _schedule_beams(self, plan: Plan, request: Request) -> bool:
+        """Schedules all beams of a search if the budget is large enough; False when the search lost its pages."""
+        search = request.search
+        assert search is not None, f"request {request.request_id} is no beam search"
+        if len(search.beams) > plan.budget:
+            return True
+        while (page_copies := self.page_tables.make_writable(request)) is None:
+            if not self._preempt_last(request):
+                return False
+        plan.decodes += [(make_beam_row(request, beam), request) for beam in search.beams]
+        plan.budget -= len(search.beams)
+        plan.num_beam_places += search.settings.width
+        plan.page_copies += page_copies
+        request.num_unread = 1
+        return True
+
+    def _schedule_chunks(self, plan: Plan) -> None:
         for request in self.running:
             if plan.budget == 0:
                 break
             if request.num_pending_tokens > 1:
                 self._schedule(plan, request, self._chunk_size(plan, request))
 
-    def _admit_waiting(self, plan: _Plan) -> None:
+    def _admit_waiting(self, plan: Plan) -> None:
         """Admits waiting requests in order until budget, slots or pages are used up.
 
         A request whose next page is being computed by this very step is passed over: in the next step it finds that
         page in the cache. So n sequences of one prompt compute it once.
         """
         passed_over: list[Request] = []
-        while plan.budget > 0 and len(self._free_slots) > len(passed_over):
+        num_passed_over = 0
+        while plan.budget > 0:
             request = self.waiting.peek()
-            if request is None:
+            if request is None or len(self._free_slots) < num_passed_over + request.num_slots:
                 break
             cached_page_ids = self.page_tables.find_cached(request)
             if request.num_unread > 0 or self._is_next_page_in(plan, request, len(cached_page_ids)):
                 passed_over.append(self.waiting.pop())
+                num_passed_over += request.num_slots
                 continue
-            # One page is left for each running request, which will need it within page_size steps. Without that,
-            # requests are admitted only to be preempted at once: three times as much was recomputed in a full pool.
-            if not self.page_tables.take(request, cached_page_ids, num_spare_pages=len(self.running)):
+            if not self.page_tables.take(request, cached_page_ids, num_spare_pages=self._num_spare_pages(request)):
                 break
             self.waiting.pop()
             self._start(plan, request)
@@ -169,18 +176,29 @@ class Scheduler:
         for request in passed_over:
             self.waiting.push(request)
 
-    def _is_next_page_in(self, plan: _Plan, request: Request, num_cached_pages: int) -> bool:
+    def _num_spare_pages(self, request: Request) -> int:
+        """Pages to leave free when the request is admitted.
+
+        It is one for each row that runs, which will need it within page_size steps, and one for each further row that
+        the request will have itself. Without that, requests are admitted only to be preempted at once: three times as
+        much was recomputed in a full pool.
+        """
+        num_rows = self._max_num_seqs - len(self._free_slots)
+        return num_rows + request.num_slots - 1 if num_rows else 0
+
+    def _is_next_page_in(self, plan: Plan, request: Request, num_cached_pages: int) -> bool:
         num_usable_pages = (request.num_tokens - 1) // self.page_tables.page_size
         if not plan.page_hashes or not request.reads_prefix_cache or num_cached_pages >= num_usable_pages:
             return False
         return self.page_tables.hashes(request, num_usable_pages)[num_cached_pages] in plan.page_hashes
 
-    def _start(self, plan: _Plan, request: Request) -> None:
+    def _start(self, plan: Plan, request: Request) -> None:
         """Gives a request that has its pages a slot."""
         if request.status is RequestStatus.WAITING:
             self._count_admission(request)
         request.status = RequestStatus.RUNNING
         request.slot = heappop(self._free_slots)
+        request.extra_slots = [heappop(self._free_slots) for _ in range(request.num_slots - 1)]
         insort(self.running, request, key=attrgetter("order"))
         plan.starts.append(make_slot_start(request))
 
@@ -192,16 +210,18 @@ class Scheduler:
             self._counters.prefix_cache_queries += request.num_prompt_tokens
             self._counters.prefix_cache_hits += request.num_cached_tokens
 
-    def _chunk_size(self, plan: _Plan, request: Request) -> int:
+    def _chunk_size(self, plan: Plan, request: Request) -> int:
         return min(request.num_pending_tokens, plan.budget, self._max_chunk_size)
 
-    def _schedule(self, plan: _Plan, request: Request, num_tokens: int) -> None:
+    def _schedule(self, plan: Plan, request: Request, num_tokens: int) -> None:
         scheduled = make_scheduled_request(request, num_tokens)
         (plan.decodes if num_tokens == 1 else plan.chunks).append((scheduled, request))
         plan.budget -= num_tokens
         start = request.num_computed_tokens
         request.num_computed_tokens += num_tokens
         request.num_unread += scheduled.samples
+        if scheduled.samples and request.search is not None:
+            plan.num_beam_places += request.num_slots
         if scheduled.prompt_logprob_targets is not None:
             request.num_prompt_logprobs = min(request.num_computed_tokens, request.num_prompt_tokens - 1)
         if num_tokens > 1 and self.page_tables.prefix_cache is not None:
@@ -209,27 +229,31 @@ class Scheduler:
             num_full = request.num_computed_tokens // page_size
             plan.page_hashes.update(self.page_tables.hashes(request, num_full)[start // page_size : num_full])
 
-    def _finish_plan(self, plan: _Plan) -> PlannedStep:
-        entries = plan.decodes + plan.chunks
-        scheduled_requests, requests = zip(*entries, strict=True)
+    def _finish_plan(self, plan: Plan) -> PlannedStep | None:
+        planned = plan.finish(self._counters.num_steps, self._max_num_batched_tokens - plan.budget)
+        if planned is None:
+            return None
         # Only now, because within one step a request can't read what another one writes.
-        for scheduled, request in entries:
+        for scheduled, request in zip(planned.step.requests, planned.requests, strict=True):
             if scheduled.token_ids is not None:
                 self.page_tables.register(request)
-        step = ScheduledStep(step_id=self._counters.num_steps, requests=scheduled_requests, starts=tuple(plan.starts))
+        self._num_unread_choices += plan.num_beam_places > 0
         self._counters.num_steps += 1
-        num_tokens = self._max_num_batched_tokens - plan.budget
-        self._counters.num_scheduled_tokens += num_tokens
-        return PlannedStep(step=step, requests=requests, num_tokens=num_tokens)
+        self._counters.num_scheduled_tokens += planned.num_tokens
+        return planned
 
     def _extend(self, request: Request) -> bool:
         """Finds the request a page, at the cost of the last running one; False when that is the request itself."""
         while not self.page_tables.extend(request):
-            victim = self.running.pop()
-            self._preempt(victim)
-            if victim is request:
+            if not self._preempt_last(request):
                 return False
         return True
+
+    def _preempt_last(self, request: Request) -> bool:
+        """Preempts the last running request; False when that is `request` itself."""
+        victim = self.running.pop()
+        self._preempt(victim)
+        return victim is not request
 
     def _preempt(self, request: Request) -> None:
         """Takes everything from a request; it will compute its prompt and outputs again.
@@ -247,8 +271,9 @@ class Scheduler:
     def _release(self, request: Request) -> None:
         self.page_tables.release(request)
         assert request.slot is not None, f"request {request.request_id} has no slot"
-        heappush(self._free_slots, request.slot)
-        request.slot = None
+        for slot in (request.slot, *request.extra_slots):
+            heappush(self._free_slots, slot)
+        request.slot, request.extra_slots = None, []
 
     def _update_request(self, scheduled: ScheduledRequest, request: Request, result: StepResult) -> EngineOutput | None:
         request_id = request.request_id
@@ -275,17 +300,35 @@ class Scheduler:
             request.num_preemptions,
         )
 
+    def _update_search(self, request: Request, selection: BeamSelection) -> EngineOutput | None:
+        search = request.search
+        assert search is not None, f"request {request.request_id} is no beam search"
+        if request.status is not RequestStatus.RUNNING:
+            return None  # preempted while the step ran: the search starts again
+        self.page_tables.advance_search(request, selection)
+        num_tokens = request.num_prompt_tokens + search.num_generated
+        if not search.beams or num_tokens >= request.max_total_tokens:
+            beams = search.results()
+            self._counters.num_generation_tokens += sum(len(beam.token_ids) for beam in beams)
+            self.finish(request, "length" if search.beams else "stop")
+        elif search.num_generated == 1:
+            beams = ()
+        else:
+            return None
+        return EngineOutput(
+            request.request_id,
+            (),
+            finish_reason=request.finish_reason,
+            num_cached_tokens=request.num_cached_tokens,
+            admission_time=request.admission_time,
+            num_preemptions=request.num_preemptions,
+            beams=beams,
+        )
+
     def _append_token(self, request: Request, token_id: int) -> None:
         request.append_token(token_id)
-        num_tokens = request.num_tokens
-        if num_tokens % self.page_tables.page_size == 0:
+        if request.num_tokens % self.page_tables.page_size == 0:
             self.page_tables.register(request)
-        if num_tokens >= request.min_total_tokens:
-            if token_id in request.eos_token_ids:
-                self.finish(request, "stop")
-                return
-            if token_id in request.stop_token_ids:
-                self.finish(request, "stop", stop_reason=token_id)
-                return
-        if num_tokens >= request.max_total_tokens:
-            self.finish(request, "length")
+        end = request.end_after(token_id)
+        if end is not None:
+            self.finish(request, *end)

@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxllm.beam_search_params import BeamSearchParams
 from jaxllm.errors import ValidationError
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.validation import check_bool, describe, fail
 
+AnyParams = SamplingParams | BeamSearchParams
+"""What calls take that hand out nothing before the end."""
+
 
 def check_params(name: str, value: Any) -> SamplingParams:
     """A SamplingParams."""
+    if isinstance(value, BeamSearchParams):
+        raise fail(name, "a SamplingParams where outputs are streamed, as a beam search has none on the way", value)
     if not isinstance(value, SamplingParams):
         raise fail(name, "a SamplingParams", value)
+    return value
+
+
+def check_any_params(name: str, value: Any) -> AnyParams:
+    """A SamplingParams, or a BeamSearchParams."""
+    return value if isinstance(value, BeamSearchParams) else check_params(name, value)
+
+
+def check_search_params(name: str, value: Any) -> BeamSearchParams:
+    """A BeamSearchParams."""
+    if not isinstance(value, BeamSearchParams):
+        raise fail(name, "a BeamSearchParams", value)
     return value
 
 

@@ -14,10 +14,9 @@ from functools import partial
 from typing import Any
 
 from jaxllm.errors import EngineDeadError, EngineStalledError
-from jaxllm.frontend.frontend import Frontend, PreparedRequest
+from jaxllm.frontend.frontend import Frontend, Prepared, PreparedRequest, Running
 from jaxllm.frontend.open_requests import OpenRequest, OpenRequests
 from jaxllm.frontend.output_stream import LoopWaker, OutputStream
-from jaxllm.frontend.running_request import RunningRequest
 from jaxllm.sampling_params import RequestOutputKind
 
 _logger = logging.getLogger(__name__)
@@ -47,15 +46,15 @@ class EngineThread:
         self._has_news = threading.Condition()
         self._outbox: deque[Any] = deque()
         self._streams: set[OutputStream] = set()
-        self._running: dict[str, tuple[OutputStream, RunningRequest]] = {}
+        self._running: dict[str, tuple[OutputStream, Running]] = {}
         self._wakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWaker] = weakref.WeakKeyDictionary()
         self._thread = threading.Thread(target=self._run, name="jaxllm-engine", daemon=True)
         self._thread.start()
 
-    def add(self, prepared: PreparedRequest, request: OpenRequest) -> OutputStream:
+    def add(self, prepared: Prepared, request: OpenRequest) -> OutputStream:
         """Queues a request; call this on the event loop that reads the stream."""
         loop = asyncio.get_running_loop()
-        is_delta = prepared.params.output_kind is RequestOutputKind.DELTA
+        is_delta = isinstance(prepared, PreparedRequest) and prepared.params.output_kind is RequestOutputKind.DELTA
         with self._has_news:
             waker = self._wakers.setdefault(loop, LoopWaker(loop))
             stream = OutputStream(request, waker, is_delta=is_delta)
@@ -141,7 +140,7 @@ class EngineThread:
             command()
         return True
 
-    def _add(self, prepared: PreparedRequest, stream: OutputStream) -> None:
+    def _add(self, prepared: Prepared, stream: OutputStream) -> None:
         request = stream.request
         try:
             running = self._frontend.add(prepared, self._outbox, request.request_id)

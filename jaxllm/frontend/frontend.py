@@ -5,26 +5,27 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxllm.beam_search_params import BeamSearchParams
 from jaxllm.engine.request import EngineRequest
 from jaxllm.errors import EngineDeadError, ValidationError
+from jaxllm.frontend.beam_search import PreparedBeamSearch, RunningBeamSearch, beam_settings, make_search_request
 from jaxllm.frontend.completion import Completion
 from jaxllm.frontend.completion_text import CompletionText
 from jaxllm.frontend.generation_defaults import make_default_sampling_params
 from jaxllm.frontend.interrupts import holding_interrupts
 from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
-from jaxllm.frontend.running_request import RunningRequest
+from jaxllm.frontend.running_request import Outbox, RunningRequest
 from jaxllm.frontend.statistics import StatsListener
 from jaxllm.frontend.statistics_recorder import StatisticsRecorder
 from jaxllm.frontend.token_logprobs import TokenTexts
 from jaxllm.inputs import ParsedPrompt, TokenizationOptions
-from jaxllm.outputs import FinishReason, RequestOutput
+from jaxllm.outputs import FinishReason
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.text.bad_words import tokenize_bad_words
 
@@ -44,6 +45,10 @@ class PreparedRequest:
     priority: int
 
 
+Prepared = PreparedRequest | PreparedBeamSearch
+Running = RunningRequest | RunningBeamSearch
+
+
 class Frontend:
     """Adds, follows and aborts the requests of one engine; several threads may share it."""
 
@@ -58,8 +63,8 @@ class Frontend:
         self._recorder = StatisticsRecorder(built.engine, built.num_compiles)
         self._seeds = np.random.default_rng(built.config.seed)
         self._request_numbers = itertools.count()
-        self._running: dict[str, RunningRequest] = {}
-        self._sequences: dict[str, tuple[RunningRequest, Completion]] = {}
+        self._running: dict[str, Running] = {}
+        self._sequences: dict[str, tuple[Running, Any]] = {}
         self._last_bad_words: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._lock = threading.RLock()
 
@@ -74,23 +79,37 @@ class Frontend:
         name: str,
     ) -> PreparedRequest:
         """Cuts the prompt as asked and checks the request against model and engine; nothing is added yet."""
-        max_model_len = self._model_config.max_model_len
-        max_input_tokens = max(max_model_len - (params.max_tokens or 1), 1)
         keep = params.truncate_prompt_tokens
-        token_ids = options.cut(name, token_ids, keep=keep, max_input_tokens=max_input_tokens)
-        check_prompt_length(name, len(token_ids), max_model_len)
-        check_prompt_vocabulary(name, token_ids, self._model_config.vocab_size)
-        if priority and self._config.scheduling_policy != "priority":
-            raise ValidationError(
-                f"priority must be 0 unless scheduling_policy is 'priority', got {priority}", parameter="priority"
-            )
+        prompt = self._prepare_prompt(parsed, token_ids, params.max_tokens or 1, keep, options, name)
+        self._check_priority(priority)
         bad_word_ids = self._bad_word_ids(params)
         self._verify(params, len(bad_word_ids))
         if params.max_tokens is None:
-            room = max_model_len - len(token_ids)
+            room = self._model_config.max_model_len - len(prompt.token_ids)
             params = params.clone(max_tokens=room, min_tokens=min(params.min_tokens, room))
-        prompt = TokenizedPrompt(text=parsed.text, token_ids=token_ids, cache_salt=parsed.cache_salt)
         return PreparedRequest(prompt=prompt, params=params, bad_word_ids=bad_word_ids, priority=priority)
+
+    def prepare_beam_search(
+        self,
+        parsed: ParsedPrompt,
+        token_ids: list[int],
+        params: BeamSearchParams,
+        priority: int,
+        options: TokenizationOptions,
+        *,
+        name: str,
+    ) -> PreparedBeamSearch:
+        """The same for a beam search."""
+        prompt = self._prepare_prompt(parsed, token_ids, params.max_tokens, None, options, name)
+        self._check_priority(priority)
+        params.verify(vocab_size=self._model_config.vocab_size, max_logprobs=self._config.max_logprobs)
+        self._engine.check_search(
+            beam_settings(params),
+            num_prompt_tokens=len(prompt.token_ids),
+            max_tokens=params.max_tokens,
+            num_end_ids=0 if params.ignore_eos else len(self._model_config.eos_token_ids),
+        )
+        return PreparedBeamSearch(prompt=prompt, params=params, priority=priority)
 
     @property
     def listeners(self) -> list[StatsListener]:
@@ -102,9 +121,7 @@ class Frontend:
         """Whether `step` should be called again."""
         return bool(self._running)
 
-    def add(
-        self, prepared: PreparedRequest, outbox: deque[RequestOutput], request_id: str | None = None
-    ) -> RunningRequest:
+    def add(self, prepared: Prepared, outbox: Outbox, request_id: str | None = None) -> Running:
         """Hands a request to the engine; its outputs come into `outbox` while anyone calls `step`.
 
         Without a `request_id` it gets the next number.
@@ -114,12 +131,12 @@ class Frontend:
                 raise ValidationError(
                     f"request_id {request_id!r} belongs to a running request already", parameter="request_id"
                 )
-            request = self._make_running(prepared, outbox, request_id)
+            request, sequences = self._make_sequences(prepared, outbox, request_id)
             self._running[request.request_id] = request
             try:
-                for completion, sequence_id in zip(request.completions, request.sequence_ids, strict=True):
-                    self._sequences[sequence_id] = (request, completion)
-                    self._engine.add_request(self._make_engine_request(prepared, sequence_id, completion.index))
+                for completion, engine_request in sequences:
+                    self._sequences[engine_request.request_id] = (request, completion)
+                    self._engine.add_request(engine_request)
             except BaseException:
                 self._forget(request)
                 raise
@@ -148,7 +165,7 @@ class Frontend:
             for request in requests:
                 request.put_output()
 
-    def drop(self, requests: Iterable[RunningRequest]) -> None:
+    def drop(self, requests: Iterable[Running]) -> None:
         """Ends requests whose caller is gone; finished ones are ignored."""
         with self._lock:
             for request in requests:
@@ -170,7 +187,7 @@ class Frontend:
             self._engine.shutdown()
 
     def _hand_out(self, news: Iterable[EngineOutput], now: float) -> None:
-        touched: dict[str, RunningRequest] = {}
+        touched: dict[str, Running] = {}
         is_listened_to = bool(self.listeners)
         for one in news:
             # A sequence ended by a stop string may still have had a token on the way.
@@ -189,7 +206,7 @@ class Frontend:
                 self._recorder.finish_request(request)
             request.put_output()
 
-    def _forget(self, request: RunningRequest) -> bool:
+    def _forget(self, request: Running) -> bool:
         """Takes the request out of frontend and engine; False if it was out already."""
         if self._running.pop(request.request_id, None) is None:
             return False
@@ -206,6 +223,28 @@ class Frontend:
         self._running.clear()
         self._sequences.clear()
 
+    def _prepare_prompt(
+        self,
+        parsed: ParsedPrompt,
+        token_ids: list[int],
+        num_output_tokens: int,
+        keep: int | None,
+        options: TokenizationOptions,
+        name: str,
+    ) -> TokenizedPrompt:
+        max_model_len = self._model_config.max_model_len
+        max_input_tokens = max(max_model_len - num_output_tokens, 1)
+        token_ids = options.cut(name, token_ids, keep=keep, max_input_tokens=max_input_tokens)
+        check_prompt_length(name, len(token_ids), max_model_len)
+        check_prompt_vocabulary(name, token_ids, self._model_config.vocab_size)
+        return TokenizedPrompt(text=parsed.text, token_ids=token_ids, cache_salt=parsed.cache_salt)
+
+    def _check_priority(self, priority: int) -> None:
+        if priority and self._config.scheduling_policy != "priority":
+            raise ValidationError(
+                f"priority must be 0 unless scheduling_policy is 'priority', got {priority}", parameter="priority"
+            )
+
     def _verify(self, params: SamplingParams, num_bad_word_ids: int) -> None:
         end_token_ids = set(params.stop_token_ids)
         if not params.ignore_eos:
@@ -217,11 +256,39 @@ class Frontend:
             num_bad_word_ids=num_bad_word_ids,
         )
 
-    def _make_running(
-        self, prepared: PreparedRequest, outbox: deque[RequestOutput], request_id: str | None
-    ) -> RunningRequest:
+    def _make_sequences(
+        self, prepared: Prepared, outbox: Outbox, request_id: str | None
+    ) -> tuple[Running, list[tuple[Any, EngineRequest]]]:
+        """The request, and what the engine will know of it; each part with the object that follows it."""
         # Callers name requests as they like; the engine's names are our own, so that "7-1" can't mean two things.
         engine_id = str(next(self._request_numbers))
+        request_id = engine_id if request_id is None else request_id
+        if isinstance(prepared, PreparedBeamSearch):
+            search = self._make_running_search(prepared, outbox, request_id, engine_id)
+            engine_request = make_search_request(prepared, engine_id, self._model_config.eos_token_ids)
+            return search, [(search, engine_request)]
+        request = self._make_running(prepared, outbox, request_id, engine_id)
+        return request, [
+            (completion, self._make_engine_request(prepared, sequence_id, completion.index))
+            for completion, sequence_id in zip(request.completions, request.sequence_ids, strict=True)
+        ]
+
+    def _make_running_search(
+        self, prepared: PreparedBeamSearch, outbox: Outbox, request_id: str, engine_id: str
+    ) -> RunningBeamSearch:
+        return RunningBeamSearch(
+            prepared,
+            request_id=request_id,
+            engine_id=engine_id,
+            tokenizer=self.tokenizer,
+            token_texts=self._token_texts,
+            outbox=outbox,
+            keeps_metrics=not self._config.disable_log_stats,
+        )
+
+    def _make_running(
+        self, prepared: PreparedRequest, outbox: Outbox, request_id: str, engine_id: str
+    ) -> RunningRequest:
         params = prepared.params
         completions = [
             Completion(
@@ -233,7 +300,7 @@ class Frontend:
             for index in range(params.n)
         ]
         return RunningRequest(
-            request_id=engine_id if request_id is None else request_id,
+            request_id=request_id,
             engine_id=engine_id,
             prompt=prepared.prompt,
             params=params,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from jaxllm.frontend.arguments import check_params, per_prompt
+from jaxllm.beam_search_params import BeamSearchParams
+from jaxllm.frontend.arguments import AnyParams, check_any_params, check_params, check_search_params, per_prompt
 from jaxllm.frontend.progress import BarFactory, ProgressBar
 from jaxllm.frontend.prompts import tokenize_prompts
 from jaxllm.inputs import ParsedPrompt, TokenizationOptions
@@ -13,52 +14,77 @@ from jaxllm.sampling_params import RequestOutputKind, SamplingParams
 from jaxllm.validation import check_int
 
 if TYPE_CHECKING:
-    from jaxllm.frontend.frontend import Frontend, PreparedRequest
+    from jaxllm.frontend.frontend import Frontend, Prepared
 
 
 def prepare_call(
     frontend: Frontend,
     parsed: Sequence[ParsedPrompt],
-    sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+    sampling_params: AnyParams | Sequence[AnyParams] | None,
     options: TokenizationOptions,
     use_tqdm: bool | BarFactory,
     priority: int | Sequence[int] | None,
     *,
     is_final_only: bool,
-) -> list[PreparedRequest]:
+) -> list[Prepared]:
     """The requests of a call whose parameters are one value or one per prompt, under a bar.
 
-    `is_final_only` is for callers that get each output once, when it is complete.
+    `is_final_only` is for callers that get each output once, when it is complete; only they may ask for beam searches.
     """
     given = frontend.default_sampling_params if sampling_params is None else sampling_params
-    params = per_prompt("sampling_params", given, len(parsed), check_params)
-    priorities = per_prompt("priority", 0 if priority is None else priority, len(parsed), check_int)
+    params: Sequence[AnyParams]
     if is_final_only:
-        params = _final_only(params)
+        params = _final_only(per_prompt("sampling_params", given, len(parsed), check_any_params))
+    else:
+        params = per_prompt("sampling_params", given, len(parsed), check_params)
+    priorities = _priorities(priority, len(parsed))
     with ProgressBar(use_tqdm, total=len(parsed), description="Rendering prompts") as bar:
         return prepare_requests(frontend, parsed, params, priorities, options, bar.advance)
+
+
+def prepare_searches(
+    frontend: Frontend,
+    parsed: Sequence[ParsedPrompt],
+    params: BeamSearchParams,
+    priority: int | Sequence[int] | None,
+) -> list[Prepared]:
+    """A beam search for each prompt."""
+    checked = check_search_params("params", params)
+    priorities = _priorities(priority, len(parsed))
+    return prepare_requests(frontend, parsed, [checked] * len(parsed), priorities, TokenizationOptions())
 
 
 def prepare_requests(
     frontend: Frontend,
     parsed: Sequence[ParsedPrompt],
-    params: Sequence[SamplingParams],
+    params: Sequence[AnyParams],
     priorities: Sequence[int],
     options: TokenizationOptions,
     on_tokenized: Callable[[int], None] = lambda count: None,
-) -> list[PreparedRequest]:
+) -> list[Prepared]:
     """One request per prompt; nothing is added yet, so a wrong one leaves nothing behind.
 
     `on_tokenized` hears how many more prompts are tokenised.
     """
     token_ids = tokenize_prompts(parsed, frontend.tokenizer, options, on_tokenized)
-    return [
-        frontend.prepare(*request, options, name="prompt" if len(parsed) == 1 else f"prompts[{index}]")
-        for index, request in enumerate(zip(parsed, token_ids, params, priorities, strict=True))
-    ]
+    prepared: list[Prepared] = []
+    for index, (prompt, ids, one, number) in enumerate(zip(parsed, token_ids, params, priorities, strict=True)):
+        name = "prompt" if len(parsed) == 1 else f"prompts[{index}]"
+        if isinstance(one, BeamSearchParams):
+            prepared.append(frontend.prepare_beam_search(prompt, ids, one, number, options, name=name))
+        else:
+            prepared.append(frontend.prepare(prompt, ids, one, number, options, name=name))
+    return prepared
 
 
-def _final_only(params: Sequence[SamplingParams]) -> list[SamplingParams]:
+def _priorities(priority: int | Sequence[int] | None, count: int) -> list[int]:
+    return per_prompt("priority", 0 if priority is None else priority, count, check_int)
+
+
+def _final_only(params: Sequence[AnyParams]) -> list[AnyParams]:
     """Clones, one for each of the given objects, however many prompts share it."""
-    final = {id(one): one.clone(output_kind=RequestOutputKind.FINAL_ONLY) for one in params}
+    final = {
+        id(one): one.clone(output_kind=RequestOutputKind.FINAL_ONLY) if isinstance(one, SamplingParams) else one
+        for one in params
+    }
     return [final[id(one)] for one in params]

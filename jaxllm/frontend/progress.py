@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxllm.outputs import RequestOutput
+from jaxllm.outputs import BeamSearchOutput, RequestOutput, as_request_output
 from jaxllm.validation import fail
 
 BarFactory = Callable[..., Any]
@@ -53,8 +53,9 @@ class GenerationProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.__exit__()
 
-    def finish(self, output: RequestOutput) -> None:
+    def finish(self, output: RequestOutput | BeamSearchOutput) -> None:
         """Counts a finished request."""
+        output = as_request_output(output)
         self._num_input_tokens += len(output.prompt_token_ids) * len(output.outputs)
         self._num_output_tokens += sum(len(completion.token_ids) for completion in output.outputs)
         elapsed = max(time.perf_counter() - self._start, 1e-9)

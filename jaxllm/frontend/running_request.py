@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from jaxllm.frontend.completion import Completion
 from jaxllm.frontend.prompts import TokenizedPrompt
+from jaxllm.frontend.request_clock import RequestClock
 from jaxllm.frontend.statistics import RequestStats
 from jaxllm.frontend.token_logprobs import TokenTexts, to_position_logprobs
-from jaxllm.outputs import FinishReason, PositionLogprobs, RequestMetrics, RequestOutput
+from jaxllm.outputs import BeamSearchOutput, FinishReason, PositionLogprobs, RequestMetrics, RequestOutput
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
 
 if TYPE_CHECKING:
     from jaxllm.engine.output import EngineOutput
+
+Outbox = deque[RequestOutput | BeamSearchOutput]
+"""Where the outputs of a caller's requests wait for it."""
 
 
 class RunningRequest:
@@ -29,7 +33,7 @@ class RunningRequest:
         params: SamplingParams,
         completions: list[Completion],
         token_texts: TokenTexts,
-        outbox: deque[RequestOutput],
+        outbox: Outbox,
         stream_interval: int,
         keeps_metrics: bool,
     ) -> None:
@@ -48,9 +52,8 @@ class RunningRequest:
             self._prompt_logprobs = [None]
         self._num_prompt_logprobs_shown = 0
         self._num_cached_tokens: int | None = None
-        # Intervals are measured by a clock that nobody sets; wall time is the arrival plus an interval.
-        self._arrival_wall_time = time.time()
-        self.arrival_time = time.monotonic()
+        self._clock = RequestClock()
+        self.arrival_time = self._clock.arrival_time
         """Of `time.monotonic()`."""
         self._first_scheduled_time: float | None = None
         self._first_token_time: float | None = None
@@ -153,13 +156,10 @@ class RunningRequest:
     def _metrics(self) -> RequestMetrics:
         last_times = [one.last_token_time for one in self.completions if one.last_token_time is not None]
         return RequestMetrics(
-            arrival_time=self._arrival_wall_time,
-            first_scheduled_time=self._wall_time(self._first_scheduled_time),
-            first_token_time=self._wall_time(self._first_token_time),
-            last_token_time=self._wall_time(max(last_times, default=None)),
-            finished_time=self._wall_time(self._finished_time) if self.is_finished else None,
+            arrival_time=self._clock.arrival_wall_time,
+            first_scheduled_time=self._clock.wall_time(self._first_scheduled_time),
+            first_token_time=self._clock.wall_time(self._first_token_time),
+            last_token_time=self._clock.wall_time(max(last_times, default=None)),
+            finished_time=self._clock.wall_time(self._finished_time) if self.is_finished else None,
             num_generation_tokens=sum(len(completion.token_ids) for completion in self.completions),
         )
-
-    def _wall_time(self, time_of_clock: float | None) -> float | None:
-        return None if time_of_clock is None else self._arrival_wall_time + (time_of_clock - self.arrival_time)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxllm.engine.engine import Engine
     from jaxllm.engine.metrics import EngineMetrics
     from jaxllm.frontend.completion import Completion
-    from jaxllm.frontend.running_request import RunningRequest
+    from jaxllm.frontend.frontend import Running
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class StatisticsRecorder:
         elif self._before is None:
             self._before = self._engine.metrics()
 
-    def record_token(self, request: RunningRequest, completion: Completion, now: float) -> None:
+    def record_token(self, request: Running, completion: Completion, now: float) -> None:
         """A completion got tokens; called before it takes them in."""
         if completion.last_token_time is not None:
             self._inter_token_latencies.append(now - completion.last_token_time)
@@ -58,7 +58,7 @@ class StatisticsRecorder:
         self._times_to_first_token, self._inter_token_latencies = [], []
         self._tell(lambda listener: listener.on_step(stats))
 
-    def finish_request(self, request: RunningRequest) -> None:
+    def finish_request(self, request: Running) -> None:
         """Tells the listeners of a request that ended, or whose caller is gone."""
         if self.listeners:
             stats = request.statistics()

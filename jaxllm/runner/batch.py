@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
+from jaxllm.runner.beam_groups import BeamGroup, find_beam_groups, pack_beams
 from jaxllm.runner.layout import FLAGS, ROW_PARAMETERS, Layout
 from jaxllm.runner.step import FROM_DEVICE
 from jaxllm.sampling_params import MAX_LOGIT_EDITS, SamplingParams
@@ -66,16 +67,23 @@ class SlotTable:
     def params(self, slot: int) -> SamplingParams:
         return self._starts[slot].sampling_params
 
+    def beam_groups(self, requests: Sequence[ScheduledRequest]) -> list[BeamGroup]:
+        """The beam searches among the rows of a step."""
+        return find_beam_groups(requests, self._starts)
+
     def _static_flags(self, params: SamplingParams, slot: int) -> int:
         wanted = {
             "any_random": params.temperature >= _GREEDY_TEMPERATURE,
             "any_penalties": has_penalties(params),
             "any_bitmask": slot in self._allowed,
             "any_logprobs": params.logprobs is not None,
+            "any_beams": self._starts[slot].beam is not None,
         }
         return sum(_FLAG_BITS[name] for name, is_wanted in wanted.items() if is_wanted)
 
-    def pack(self, requests: Sequence[ScheduledRequest], layout: Layout) -> tuple[np.ndarray, HostConstraints]:
+    def pack(
+        self, requests: Sequence[ScheduledRequest], layout: Layout, beam_groups: Sequence[BeamGroup] = ()
+    ) -> tuple[np.ndarray, HostConstraints]:
         """The step's buffer, int32 [layout.size], and its constraints."""
         buffer = np.zeros(layout.size, np.int32)
         views = layout.views(buffer)
@@ -84,10 +92,13 @@ class SlotTable:
         slots[:num_rows] = [request.slot for request in requests]
         views["slot"][:] = slots
         views["write_slot"][:] = self.num_slots
-        views["write_slot"][:num_rows] = [r.slot if r.samples else self.num_slots for r in requests]
+        views["write_slot"][:num_rows] = [
+            r.slot if r.samples and r.beam_score is None else self.num_slots for r in requests
+        ]
         for name, column in self._parameters.items():
             views[name][:] = column[slots]
         _pack_tokens(requests, views, self.page_size)
+        pack_beams(beam_groups, requests, views)
         sampling = [request for request in requests if request.samples]
         flags = int(np.bitwise_or.reduce(self._flags[[r.slot for r in sampling]], initial=0))
         edits = self._edits(requests, layout.bucket.num_rows)

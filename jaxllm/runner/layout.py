@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
+from jaxllm.steps import MAX_BEAM_END_IDS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Bucket:
 _ALIGNMENT = 4
 """Fields start at multiples of so many words: the GPU's kernels read them in place, in pieces of 16 bytes."""
 
-FLAGS = ("any_random", "any_penalties", "any_edits", "any_bitmask", "any_logprobs", "any_prompt_logprobs")
+FLAGS = ("any_random", "any_penalties", "any_edits", "any_bitmask", "any_logprobs", "any_prompt_logprobs", "any_beams")
 """Bits of the `flags` field, lowest first."""
 
 _ROW_FLOATS = (
@@ -83,6 +84,11 @@ class Layout:
             "seed_low": ((rows,), unsigned),
             "seed_high": ((rows,), unsigned),
             **dict.fromkeys(_ROW_FLOATS, ((rows,), floating)),
+            "beam_width": ((rows,), integer),
+            "beam_place": ((rows,), integer),
+            "beam_score": ((rows,), floating),
+            "beam_temperature": ((rows,), floating),
+            "beam_end_ids": ((rows, MAX_BEAM_END_IDS), integer),
             "num_decodes": ((), integer),
             "num_tiles": ((), integer),
             "flags": ((), integer),

@@ -8,18 +8,26 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm.runner.beam_groups import BeamGroup, read_beams
 from jaxllm.runner.sampler import TokenScores
 from jaxllm.runner.step import StepOutputs
 from jaxllm.sampling_params import SamplingParams
-from jaxllm.steps import NO_TARGET, ScheduledStep, StepResult, TokenLogprobs
+from jaxllm.steps import NO_TARGET, BeamSelection, ScheduledStep, StepResult, TokenLogprobs
 
 
 class DispatchedStep:
     """Results on their way to the host; only what the step's requests asked for is copied."""
 
-    def __init__(self, step: ScheduledStep, outputs: StepOutputs, params: Sequence[SamplingParams]) -> None:
+    def __init__(
+        self,
+        step: ScheduledStep,
+        outputs: StepOutputs,
+        params: Sequence[SamplingParams],
+        beam_groups: Sequence[BeamGroup] = (),
+    ) -> None:
         self._step = step
         self._params = params
+        self._beam_groups = beam_groups
         self._token_ids: Any = outputs.sampled.token_ids  # the type of jax arrays lacks is_ready
         wants_logprobs = any(p.logprobs is not None for p in params)
         wants_prompt = any(request.prompt_logprob_targets is not None for request in step.requests)
@@ -30,7 +38,8 @@ class DispatchedStep:
             else None
         )
         self._prompt = outputs.prompt if wants_prompt else None
-        for array in jax.tree.leaves((self._token_ids, self._sampled, self._prompt)):
+        self._beams = outputs.beams if beam_groups else None
+        for array in jax.tree.leaves((self._token_ids, self._sampled, self._prompt, self._beams)):
             array.copy_to_host_async()
 
     def is_ready(self) -> bool:
@@ -43,9 +52,12 @@ class DispatchedStep:
         requests = self._step.requests
         return StepResult(
             step_id=self._step.step_id,
-            token_ids={r.request_id: token_ids[row] for row, r in enumerate(requests) if r.samples},
+            token_ids={
+                r.request_id: token_ids[row] for row, r in enumerate(requests) if r.samples and r.beam_score is None
+            },
             logprobs=self._logprobs(token_ids),
             prompt_logprobs=self._prompt_logprobs(),
+            beams=self._selections(),
         )
 
     def _logprobs(self, token_ids: Sequence[int]) -> dict[str, TokenLogprobs]:
@@ -58,6 +70,12 @@ class DispatchedStep:
             for row, (request, params) in enumerate(rows)
             if request.samples and params.logprobs is not None
         }
+
+    def _selections(self) -> dict[str, BeamSelection]:
+        if self._beams is None:
+            return {}
+        beams = jax.tree.map(np.asarray, self._beams)
+        return {group.request_id: read_beams(group, beams) for group in self._beam_groups}
 
     def _prompt_logprobs(self) -> dict[str, list[TokenLogprobs]]:
         if self._prompt is None:

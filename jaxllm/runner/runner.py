@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
 from jaxllm.runner.buckets import bucket_ladder, smallest
 from jaxllm.runner.executables import Compiled, ExecutableStore
 from jaxllm.runner.layout import Bucket, Layout
+from jaxllm.runner.page_copies import copy_pages, pack_copies
 from jaxllm.runner.penalty_counts import reset_counts
 from jaxllm.runner.results import DispatchedStep
 from jaxllm.runner.sampler import LogprobsMode
@@ -52,7 +53,7 @@ class RunnerConfig:
     page_size: int
     num_pages: int
     max_logprobs: int
-    """Most logprobs a program returns per position."""
+    """Most logprobs a program returns per position; a beam search keeps at most half as many beams."""
     logprobs_mode: LogprobsMode
     dtype: str
 
@@ -87,11 +88,12 @@ class ModelRunner:
             graphdef,
             treedef,
             max_logprobs=config.max_logprobs,
+            num_beam_candidates=min(config.max_logprobs, 2 * config.max_num_seqs),
             logprobs_mode=config.logprobs_mode,
             replicated=self._everywhere,
         )
-        platform = mesh.devices.flat[0].platform
-        self._buckets = bucket_ladder(platform, config.max_num_seqs, config.max_num_batched_tokens)
+        self._platform = mesh.devices.flat[0].platform
+        self._buckets = bucket_ladder(self._platform, config.max_num_seqs, config.max_num_batched_tokens)
         pages_per_request = -(-config.max_model_len // config.page_size)
         self._layouts = {bucket: Layout(bucket, pages_per_request) for bucket in self._buckets}
         self._slots = SlotTable(config.max_num_seqs, vocab_size, config.page_size)
@@ -102,7 +104,7 @@ class ModelRunner:
     @property
     def program_names(self) -> list[str]:
         """The programs that `compile` makes."""
-        return [*(bucket.name for bucket in self._buckets), _COUNTS]
+        return [*(bucket.name for bucket in self._buckets), _COUNTS, _COPIES]
 
     def compile(self, store: ExecutableStore, on_done: Callable[[str], None]) -> None:
         """Gets every program from the store, compiling what it lacks, and runs each once: then nothing compiles."""
@@ -110,10 +112,12 @@ class ModelRunner:
             bucket.name: partial(self._lower_step, bucket) for bucket in reversed(self._buckets)
         }
         lowers[_COUNTS] = self._lower_counts
+        lowers[_COPIES] = self._lower_copies
         self._programs = store.get_all(lowers, on_done)
         for bucket in self._buckets:
             self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
         self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
+        self._copy_pages(())
         jax.block_until_ready(self._state)
 
     def dispatch(self, step: ScheduledStep) -> DispatchedStep:
@@ -121,17 +125,20 @@ class ModelRunner:
         for start in step.starts:
             self._slots.start(start)
             self._start_counts(start)
+        if step.page_copies:
+            self._copy_pages(step.page_copies)
         requests = step.requests
         bucket = smallest(
             self._buckets,
             num_tokens=step.num_tokens,
-            num_rows=len(requests),
+            num_rows=max(len(requests), step.num_beam_places),
             has_chunks=any(request.num_tokens > 1 for request in requests),
         )
-        buffer, constraints = self._slots.pack(requests, self._layouts[bucket])
+        beam_groups = self._slots.beam_groups(requests) if step.num_beam_places else ()
+        buffer, constraints = self._slots.pack(requests, self._layouts[bucket], beam_groups)
         outputs = self._run(bucket, buffer, self._put_constraints(constraints, bucket.num_rows))
         params = [self._slots.params(request.slot) for request in requests]
-        return DispatchedStep(step, outputs, params)
+        return DispatchedStep(step, outputs, params, beam_groups)
 
     def shutdown(self) -> None:
         """Frees weights, cache and programs."""
@@ -157,12 +164,11 @@ class ModelRunner:
 
         step.__name__ = bucket.name
         outputs = (self._everywhere, jax.tree.map(lambda array: array.sharding, self._state))
-        platform = self._mesh.devices.flat[0].platform
         # Accelerators would round the factors of float32 products to tf32 or bfloat16.
-        is_exact = self.config.dtype == "float32" and platform != "cpu"
+        is_exact = self.config.dtype == "float32" and self._platform != "cpu"
         with jax.default_matmul_precision("highest" if is_exact else None):
             return jax.jit(
-                step, donate_argnums=1, out_shardings=outputs, compiler_options=_COMPILER_OPTIONS.get(platform)
+                step, donate_argnums=1, out_shardings=outputs, compiler_options=_COMPILER_OPTIONS.get(self._platform)
             ).lower(*arguments)
 
     def _lower_counts(self) -> Any:
@@ -175,6 +181,18 @@ class ModelRunner:
         return jax.jit(count, donate_argnums=0, out_shardings=self._everywhere).lower(
             self._state.counts, scalar, chunk, chunk
         )
+
+    def _lower_copies(self) -> Any:
+        caches = self._state.caches
+        pairs = pack_copies((), self.max_num_seqs, self._platform)
+        shardings = jax.tree.map(lambda array: array.sharding, caches)
+        return jax.jit(partial(copy_pages, mesh=self._mesh), donate_argnums=0, out_shardings=shardings).lower(
+            caches, jax.ShapeDtypeStruct(pairs.shape, pairs.dtype, sharding=self._everywhere)
+        )
+
+    def _copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
+        pairs = jax.device_put(pack_copies(copies, self.max_num_seqs, self._platform), self._everywhere)
+        self._state = self._state._replace(caches=self._programs[_COPIES](self._state.caches, pairs))
 
     def _start_counts(self, start: SlotStart) -> None:
         if has_penalties(start.sampling_params):
@@ -219,6 +237,7 @@ class ModelRunner:
 
 
 _COUNTS = "counts"
+_COPIES = "page_copies"
 
 
 def _chunk(tokens: np.ndarray, start: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 
 from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
+from jaxllm.runner.beam_selection import BeamInputs, BeamOutputs, select_beams
 from jaxllm.runner.layout import FLAGS, Layout
 from jaxllm.runner.penalty_counts import update_counts
 from jaxllm.runner.sampler import LogprobsMode, SampleOutputs, SamplingInputs, TokenScores, sample, score
@@ -52,6 +53,8 @@ class StepOutputs(NamedTuple):
     sampled: SampleOutputs
     prompt: TokenScores | None
     """Scores of the prompt tokens that follow each token, only in programs with chunks."""
+    beams: BeamOutputs
+    """Zeros in a step without beams."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class StepProgram:
     treedef: jax.tree_util.PyTreeDef
     layout: Layout
     max_logprobs: int
+    num_beam_candidates: int
     logprobs_mode: LogprobsMode
     replicated: NamedSharding
 
@@ -81,6 +85,7 @@ class StepProgram:
             max_logprobs=self.max_logprobs,
             logprobs_mode=self.logprobs_mode,
         )
+        beams = select_beams(logits, _beam_inputs(fields, constraints), num_candidates=self.num_beam_candidates)
         prompt = self._score_prompt(model, hidden, fields) if self.layout.bucket.has_chunks else None
         slots = fields["write_slot"]
         counted = slots < state.counts.shape[0] - 1
@@ -89,7 +94,7 @@ class StepProgram:
             state.last_tokens.at[slots].set(sampled.token_ids),
             update_counts(state.counts, slots, sampled.token_ids, counted),
         )
-        return StepOutputs(sampled, prompt), state
+        return StepOutputs(sampled, prompt, beams), state
 
     def _score_prompt(self, model: CausalLM, hidden: jax.Array, fields: Mapping[str, jax.Array]) -> TokenScores:
         """Scores each token's target, a few rows of logits at a time; zeros when no request asks."""
@@ -132,3 +137,8 @@ def _sampling_inputs(fields: Mapping[str, jax.Array], constraints: Constraints) 
     flags = _flags(fields)
     given = {**fields, **flags, **constraints._asdict(), "position": fields["draw_position"]}
     return SamplingInputs(**{name: given[name] for name in SamplingInputs._fields})
+
+
+def _beam_inputs(fields: Mapping[str, jax.Array], constraints: Constraints) -> BeamInputs:
+    given = {**fields, **_flags(fields), "bitmask": constraints.bitmask}
+    return BeamInputs(**{name: given[name] for name in BeamInputs._fields})

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from jaxllm.engine import Engine, EngineOutput, EngineRequest
-from jaxllm.steps import NO_TARGET, ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
+from jaxllm.steps import NO_TARGET, BeamSettings, ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
+from tests.engine.beam_helpers import VOCAB_SIZE, FakeSearch, ScoredTokens, expected_beams, mix
 
 if TYPE_CHECKING:
     from jaxllm.sampling_params import SamplingParams
 
-VOCAB_SIZE = 50
 EOS = 0
 NOTHING = -1
 
@@ -30,6 +31,7 @@ class Params:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_reading_prefix_cache: bool | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
 
 
 def make_request(
@@ -44,7 +46,10 @@ def make_request(
     bad_word_ids: tuple[tuple[int, ...], ...] = (),
     params: Params | None = None,
     max_tokens: int = 8,
+    beam_width: int | None = None,
+    length_penalty: float = 1.0,
 ) -> EngineRequest:
+    beam = None if beam_width is None else BeamSettings(width=beam_width, length_penalty=length_penalty)
     return EngineRequest(
         request_id=request_id,
         prompt_token_ids=prompt_token_ids,
@@ -55,12 +60,8 @@ def make_request(
         arrival_time=arrival_time,
         cache_salt=cache_salt,
         bad_word_ids=bad_word_ids,
+        beam=beam,
     )
-
-
-def mix(state: int, token_id: int) -> int:
-    """The state of a sequence after one more token; it depends on all tokens so far, as KV entries do."""
-    return ((state ^ (token_id + 1)) * 0x9E3779B97F4A7C15 + 0x1234567) % (1 << 61)
 
 
 def draw(state: int, seed: int, banned: frozenset[int]) -> int:
@@ -94,6 +95,22 @@ def expected_tokens(request: EngineRequest, max_model_len: int) -> list[int]:
     return outputs
 
 
+def expected_results(request: EngineRequest, max_model_len: int) -> list[ScoredTokens]:
+    """What a beam search must find, computed without an engine."""
+    params, beam = request.sampling_params, request.beam
+    assert beam is not None
+    assert params.max_tokens is not None
+    prompt = [int(token_id) for token_id in request.prompt_token_ids]
+    return expected_beams(
+        prompt,
+        width=beam.width,
+        max_tokens=min(params.max_tokens, max_model_len - len(prompt)),
+        end_ids=sorted(stop_ids(request)),
+        allowed=params.allowed_token_ids,
+        length_penalty=beam.length_penalty,
+    )
+
+
 def token_logprobs(token_id: int) -> TokenLogprobs:
     return TokenLogprobs(
         token_id=token_id,
@@ -112,6 +129,7 @@ class Slot:
     history: list[int]
     """Prompt and outputs, every drawn token included."""
     request_id: str | None = None
+    search: FakeSearch | None = None
 
 
 @dataclass
@@ -170,40 +188,72 @@ class FakeRunner:
         assert all(request.num_tokens >= 1 for request in step.requests)
         singles = [request.num_tokens == 1 for request in step.requests]
         assert singles == sorted(singles, reverse=True), "single tokens come first"
-        slots = [request.slot for request in step.requests]
+        slots = [next(rows).slot for _, rows in groupby(step.requests, lambda request: request.request_id)]
         assert len(set(slots)) == len(slots)
         assert all(0 <= slot < self.max_num_seqs for slot in slots)
         assert {start.slot for start in step.starts} <= set(slots)
+        assert step.num_beam_places <= self.max_num_seqs
+        assert len(step.page_copies) <= len(step.requests)
+        sources, destinations = {source for source, _ in step.page_copies}, [to for _, to in step.page_copies]
+        assert len(set(destinations) | sources | {0}) == len(destinations) + len(sources) + 1
 
     def _run(self, step: ScheduledStep) -> StepResult:
         for start in step.starts:
-            self.slots[start.slot] = Slot(start, [*start.prompt_token_ids.tolist(), *start.output_token_ids.tolist()])
+            history = [*start.prompt_token_ids.tolist(), *start.output_token_ids.tolist()]
+            search = None if start.beam is None else FakeSearch(start)
+            self.slots[start.slot] = Slot(start, history, search=search)
+        for source, destination in step.page_copies:
+            self.entries[destination] = self.entries[source]
+        rows = self._find_rows(step)
         # All reads come before all writes: a step must not rely on what it computes itself.
-        states = [self._check_request(request) for request in step.requests]
+        states = [self._check_request(request, history) for request, history in rows]
         written: set[tuple[int, int]] = set()
-        for request, before in zip(step.requests, states, strict=True):
-            self._write(request, before, written)
-        return self._draw(step)
+        for (request, history), before in zip(rows, states, strict=True):
+            self._write(request, history, before, written)
+        for page_id, _ in written:
+            assert sum(page_id in request.page_ids for request in step.requests) == 1, "a shared page is written"
+        return self._draw(rows, step)
 
-    def _check_request(self, request: ScheduledRequest) -> int:
+    def _find_rows(self, step: ScheduledStep) -> list[tuple[ScheduledRequest, list[int]]]:
+        """The rows with all tokens of their sequences."""
+        found: list[tuple[ScheduledRequest, list[int]]] = []
+        num_places = 0
+        for _, group in groupby(step.requests, lambda request: request.request_id):
+            requests = list(group)
+            slot = self.slots[requests[0].slot]
+            if requests[0].beam_score is None:
+                found.append((requests[0], slot.history))
+                continue
+            assert slot.search is not None
+            assert slot.start.beam is not None
+            slot.search.check_rows(requests)
+            num_places += slot.start.beam.width
+            found += [
+                (request, slot.history + tokens)
+                for request, (tokens, _) in zip(requests, slot.search.beams, strict=True)
+            ]
+        assert num_places == step.num_beam_places
+        return found
+
+    def _check_request(self, request: ScheduledRequest, history: list[int]) -> int:
         """Checks the message and the pages; returns the state after the computed tokens."""
         slot = self.slots[request.slot]
         slot.request_id = slot.request_id or request.request_id
         assert slot.request_id == request.request_id, "the slot belongs to another request"
         start, end = request.num_computed_tokens, request.num_computed_tokens + request.num_tokens
-        tokens = slot.history[start:end]
+        tokens = history[start:end]
         assert len(tokens) == request.num_tokens, "more tokens than exist"
         if request.token_ids is None:
-            assert start == len(slot.history) - 1
+            assert start == len(history) - 1
         else:
             assert request.token_ids.tolist() == tokens
-        assert request.samples == (end == len(slot.history))
-        assert request.num_output_tokens == len(slot.history) - len(slot.start.prompt_token_ids)
+        assert request.samples == (end == len(history))
+        assert request.num_output_tokens == len(history) - len(slot.start.prompt_token_ids)
         if request.recent_token_ids is not None:
-            assert request.recent_token_ids.tolist() == slot.history[-len(request.recent_token_ids) :]
+            assert request.recent_token_ids.tolist() == history[-len(request.recent_token_ids) :]
         assert 0 not in request.page_ids
         assert len(request.page_ids) * self.page_size >= end
-        return self._check_entries(request, slot.history)
+        return self._check_entries(request, history)
 
     def _check_entries(self, request: ScheduledRequest, history: list[int]) -> int:
         state = 0
@@ -213,8 +263,7 @@ class FakeRunner:
             assert entry == state, f"a page of {request.request_id} holds something else than its tokens"
         return state
 
-    def _write(self, request: ScheduledRequest, state: int, written: set[tuple[int, int]]) -> None:
-        history = self.slots[request.slot].history
+    def _write(self, request: ScheduledRequest, history: list[int], state: int, written: set[tuple[int, int]]) -> None:
         for position in range(request.num_computed_tokens, request.num_computed_tokens + request.num_tokens):
             state = mix(state, history[position])
             place = (int(request.page_ids[position // self.page_size]), position % self.page_size)
@@ -222,17 +271,21 @@ class FakeRunner:
             written.add(place)
             self.entries[place] = state
 
-    def _draw(self, step: ScheduledStep) -> StepResult:
+    def _draw(self, rows: list[tuple[ScheduledRequest, list[int]]], step: ScheduledStep) -> StepResult:
         result = StepResult(step_id=step.step_id, token_ids={})
-        for request in step.requests:
+        states: dict[int, list[int]] = {}
+        for request, history in rows:
             slot = self.slots[request.slot]
             if request.prompt_logprob_targets is not None:
                 targets = [target for target in request.prompt_logprob_targets.tolist() if target != NO_TARGET]
                 result.prompt_logprobs[request.request_id] = [token_logprobs(target) for target in targets]
             if not request.samples:
                 continue
-            last = len(slot.history) - 1
+            last = len(history) - 1
             state = int(self.entries[request.page_ids[last // self.page_size], last % self.page_size])
+            if request.beam_score is not None:
+                states.setdefault(request.slot, []).append(state)
+                continue
             is_banned = request.num_output_tokens < slot.start.sampling_params.min_tokens
             banned = frozenset(slot.start.stop_token_ids) if is_banned else frozenset()
             token_id = draw(state, slot.start.seed, banned)
@@ -240,6 +293,11 @@ class FakeRunner:
             result.token_ids[request.request_id] = token_id
             if slot.start.sampling_params.logprobs is not None:
                 result.logprobs[request.request_id] = token_logprobs(token_id)
+        for index, group in states.items():
+            slot = self.slots[index]
+            assert slot.search is not None
+            assert slot.request_id is not None
+            result.beams[slot.request_id] = slot.search.select(group)
         return result
 
 
@@ -253,6 +311,7 @@ class Collected:
     finish_reason: str | None = None
     stop_reason: int | None = None
     num_cached_tokens: int = 0
+    beams: list[ScoredTokens] = field(default_factory=list)
 
 
 def collect(collected: dict[str, Collected], outputs: list[EngineOutput]) -> None:
@@ -265,6 +324,7 @@ def collect(collected: dict[str, Collected], outputs: list[EngineOutput]) -> Non
         entry.finish_reason = output.finish_reason
         entry.stop_reason = output.stop_reason
         entry.num_cached_tokens = output.num_cached_tokens
+        entry.beams = [(list(beam.token_ids), beam.cum_logprob) for beam in output.beams]
 
 
 def run_all(engine: Engine, requests: Sequence[EngineRequest] = ()) -> dict[str, Collected]:

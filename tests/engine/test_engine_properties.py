@@ -8,11 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from jaxllm.engine import Engine, EngineRequest
-from tests.engine.helpers import Collected, FakeRunner, Params, collect, expected_tokens, make_request
+from jaxllm.errors import ValidationError
+from tests.engine.helpers import (
+    Collected,
+    FakeRunner,
+    Params,
+    collect,
+    expected_results,
+    expected_tokens,
+    make_request,
+)
 
 MAX_MODEL_LEN = 20
 SHARED_PROMPT = [7, 7, 8, 9, 7, 7, 8, 9, 1, 2, 3, 4]
@@ -64,9 +74,30 @@ def requests(draw: st.DrawFn) -> EngineRequest:
     )
 
 
+@st.composite
+def searches(draw: st.DrawFn) -> EngineRequest:
+    request = draw(requests())
+    params = Params(
+        max_tokens=draw(st.integers(1, 14)),
+        ignore_eos=draw(st.booleans()),
+        allowed_token_ids=draw(st.sampled_from([None, None, (5,), tuple(range(0, 50, 7))])),
+        skip_reading_prefix_cache=draw(st.booleans()),
+    )
+    return make_request(
+        "unnamed",
+        request.prompt_token_ids,
+        params=params,
+        eos_token_ids=draw(st.sampled_from([(), (5,), (5, 6, 20, 30, 40), tuple(range(0, 48, 6))])),
+        priority=request.priority,
+        cache_salt=request.cache_salt,
+        beam_width=draw(st.integers(1, 6)),
+        length_penalty=draw(st.sampled_from([1.0, 0.0, 2.0])),
+    )
+
+
 ends = st.builds(End, st.integers(0, 30), st.booleans())
 actions = st.lists(
-    st.one_of(st.builds(Add, requests()), st.builds(Add, requests()), ends, st.builds(Steps, st.integers(1, 6))),
+    st.one_of(st.builds(Add, requests()), st.builds(Add, searches()), ends, st.builds(Steps, st.integers(1, 6))),
     min_size=4,
     max_size=24,
 )
@@ -77,33 +108,59 @@ def runners(draw: st.DrawFn) -> FakeRunner:
     page_size = draw(st.sampled_from([1, 2, 4]))
     return FakeRunner(
         page_size=page_size,
-        num_pages=1 + MAX_MODEL_LEN // page_size + draw(st.integers(0, 8)),
+        num_pages=1 + MAX_MODEL_LEN // page_size + draw(st.integers(0, 16)),
         max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=draw(st.integers(1, 6)),
+        max_num_seqs=draw(st.integers(1, 8)),
         max_num_batched_tokens=draw(st.integers(1, 24)),
     )
 
 
+def fits(request: EngineRequest, runner: FakeRunner) -> bool:
+    """Whether all beams could run at once, each with its own pages behind the full ones of the prompt."""
+    assert request.beam is not None
+    width, num_prompt_tokens = request.beam.width, len(request.prompt_token_ids)
+    num_tokens = min(num_prompt_tokens + (request.sampling_params.max_tokens or 0), runner.max_model_len)
+    pages_of_a_beam = [position // runner.page_size for position in range(num_tokens - 1)]
+    num_shared = num_prompt_tokens // runner.page_size
+    num_own = len({page for page in pages_of_a_beam if page >= num_shared})
+    is_narrow = width <= min(runner.max_num_seqs, runner.max_num_batched_tokens)
+    return is_narrow and num_shared + width * num_own <= runner.num_pages - 1
+
+
 def check_books(engine: Engine) -> None:
-    """Every page and slot is accounted for, and pages are shared only through the prefix cache."""
+    """Every page and slot is accounted for, and pages are shared only by beams and through the prefix cache."""
     scheduler, tables = engine._scheduler, engine._page_tables
     holders: Counter[int] = Counter()
+    forked: set[int] = set()
     for request in scheduler.running:
         pages = request.page_ids.tolist()
         assert len(set(pages)) == len(pages)
         holders.update(pages)
+        own = [beam.page_ids.tolist()[len(pages) :] for beam in request.search.beams] if request.search else []
+        for beam_pages in own:
+            assert not set(beam_pages) & set(pages)
+            holders.update(beam_pages)
+        forked.update(page_id for beam_pages in own for page_id in beam_pages)
     pool = tables.pool
     references = {page_id: pool.num_references(page_id) for page_id in range(pool.num_pages)}
     assert {page_id: count for page_id, count in references.items() if count > 0} == holders
     assert sorted([*pool.free_page_ids, *holders]) == list(range(1, pool.num_pages))
-    shared = [page_id for page_id, count in holders.items() if count > 1]
+    shared = [page_id for page_id, count in holders.items() if count > 1 and page_id not in forked]
     assert all(tables.prefix_cache is not None and tables.prefix_cache.holds_page(page_id) for page_id in shared)
-    slots = [request.slot for request in scheduler.running if request.slot is not None]
+    slots = [slot for request in scheduler.running for slot in (request.slot, *request.extra_slots)]
     assert sorted([*scheduler._free_slots, *slots]) == list(range(engine._runner.max_num_seqs))
     assert len(scheduler.running) + len(scheduler.waiting) == len(engine._requests)
 
 
 def check_outputs(request: EngineRequest, entry: Collected, *, was_ended: bool) -> None:
+    if request.beam is not None:
+        assert entry.token_ids == []
+        if was_ended and entry.finish_reason is None:
+            assert entry.beams == []
+            return
+        assert entry.beams == expected_results(request, MAX_MODEL_LEN)
+        assert entry.finish_reason in ("stop", "length")
+        return
     expected = expected_tokens(request, MAX_MODEL_LEN)
     if was_ended and entry.finish_reason is None:
         assert entry.token_ids == expected[: len(entry.token_ids)]
@@ -139,8 +196,13 @@ def test_random_lives_of_an_engine(
     for action in actions:
         match action:
             case Add(request):
-                added.append(replace(request, request_id=f"r{len(added)}"))
-                engine.add_request(added[-1])
+                request = replace(request, request_id=f"r{len(added)}")
+                if request.beam is not None and not fits(request, runner):
+                    with pytest.raises(ValidationError, match="beam"):
+                        engine.add_request(request)
+                    continue
+                engine.add_request(request)
+                added.append(request)
             case End(index, by_stop_string) if index < len(added):
                 request_id = added[index].request_id
                 ended.add(request_id)
@@ -167,3 +229,4 @@ def test_random_lives_of_an_engine(
     assert engine.step() == []
     event(f"preemptions: {min(metrics.num_preemptions, 3)}")
     event(f"cache hits: {metrics.prefix_cache_hits > 0}")
+    event(f"page copies: {min(sum(len(step.page_copies) for step in runner.steps), 3)}")

@@ -49,3 +49,13 @@ def test_refuses_to_release_a_page_twice() -> None:
 def test_refuses_a_pool_without_a_page_to_give() -> None:
     with pytest.raises(AssertionError, match="NO_PAGE and at least one page"):
         PagePool(1)
+
+
+def test_discarded_pages_are_given_out_next() -> None:
+    pool = PagePool(6)
+    pool.allocate(4)
+    pool.acquire([2])
+    pool.release([1])
+    pool.discard([2, 3, 4])
+    assert pool.num_references(2) == 1
+    assert pool.free_page_ids == (4, 3, 5, 1)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from jaxllm.engine import Engine
-from jaxllm.engine.scheduler import PlannedStep, Scheduler
+from jaxllm.engine.plan import PlannedStep
+from jaxllm.engine.scheduler import Scheduler
 from jaxllm.steps import NO_TARGET
 from tests.engine.helpers import FakeRunner, Params, expected_tokens, make_request, rows, run_all
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from jaxllm.engine.engine import Engine
 from jaxllm.llm import JaxLLM
-from jaxllm.outputs import RequestOutput
+from jaxllm.outputs import BeamSearchOutput, RequestOutput
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.steps import Runner, ScheduledStep, StepHandle
 from tests.references.reference import Reference, load_reference
@@ -52,7 +52,14 @@ def start_glassllm(**options: Any) -> JaxLLM:
     )
 
 
-def as_prompts(token_ids: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def start_smollm2(**options: Any) -> JaxLLM:
+    """An engine on the model that the issue names."""
+    limits = {"max_num_seqs": 32, "max_num_batched_tokens": 512, "max_model_len": 1024}
+    quiet = {"use_tqdm_on_load": False, "device": "cpu", "dtype": "float32"}
+    return JaxLLM("smollm2-135m", **(limits | quiet | options))
+
+
+def as_prompts(token_ids: Iterable[Sequence[int]]) -> list[dict[str, Any]]:
     return [{"prompt_token_ids": list(ids)} for ids in token_ids]
 
 
@@ -65,6 +72,11 @@ def generate(
 def drawn(outputs: Sequence[RequestOutput]) -> list[list[int]]:
     """Each request's tokens, of its first completion."""
     return [output.outputs[0].token_ids for output in outputs]
+
+
+def found_beams(output: BeamSearchOutput) -> list[tuple[list[int], float]]:
+    """What each result of a search has generated, and its score."""
+    return [(sequence.completion.token_ids, sequence.cum_logprob) for sequence in output.sequences]
 
 
 def greedy_outputs(llm: JaxLLM, reference: Reference) -> list[list[int]]:

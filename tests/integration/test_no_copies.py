@@ -15,8 +15,11 @@ def test_the_cache_is_not_copied(name):
     """With one key-value head, Gemma's, XLA used to choose another layout inside the program."""
     with start_tiny(name) as llm:
         runner = llm._built.runner
-        shape = ",".join(str(size) for size in runner._state.caches[0].keys.shape)
-        compiled: Any = runner._programs[runner._buckets[0].name]
-        program = compiled.as_text()
-    assert f"f32[{shape}]" in program
-    assert re.findall(rf"= f32\[{shape}\]\S* (copy|transpose)\(", program) == []
+        pages, page_size, heads, head_dim = runner._state.caches[0].keys.shape
+        programs: Any = [runner._programs[name] for name in (runner._buckets[0].name, "page_copies")]
+        texts = [program.as_text() for program in programs]
+    shape = f"{pages},{page_size},{heads},{head_dim}"
+    rows = f"{pages},{page_size * heads * head_dim}"
+    for text in texts:
+        assert f"f32[{shape}]" in text
+        assert re.findall(rf"= f32\[(?:{shape}|{rows})\]\S* (copy|transpose)\(", text) == []

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jaxllm.errors import UnsupportedModelError
-from jaxllm.llm import JaxLLM
 from jaxllm.sampling_params import SamplingParams
-from tests.integration.helpers import drawn, fewest_pages, generate, needs_smollm2, replanned
+from tests.integration.helpers import drawn, fewest_pages, generate, needs_smollm2, replanned, start_smollm2
 from tests.references.reference import load_reference
 
 pytestmark = [needs_smollm2, pytest.mark.slow]
@@ -22,15 +21,9 @@ LONG = 35
 """The prompt of 808 tokens: with the short ones it fills more than the smallest cache."""
 
 
-def start(**options):
-    limits = {"max_num_seqs": 32, "max_num_batched_tokens": 512, "max_model_len": 1024}
-    quiet = {"use_tqdm_on_load": False, "device": "cpu", "dtype": "float32"}
-    return JaxLLM("smollm2-135m", **(limits | quiet | options))
-
-
 @pytest.fixture(scope="module")
 def llm():
-    with start() as llm:
+    with start_smollm2() as llm:
         yield llm
 
 
@@ -125,7 +118,7 @@ def test_chat(llm, reference):
 def test_three_devices(reference):
     """Two can't share three key-value heads; three can."""
     chosen = (SHORT[0], MIDDLE)
-    with start(tensor_parallel_size=3, max_num_seqs=2, max_num_batched_tokens=64, max_model_len=256) as llm:
+    with start_smollm2(tensor_parallel_size=3, max_num_seqs=2, max_num_batched_tokens=64, max_model_len=256) as llm:
         outputs = generate(llm, [reference.prompts[index] for index in chosen], GREEDY)
     assert drawn(outputs) == [reference.outputs[index] for index in chosen]
 
@@ -136,4 +129,4 @@ def test_two_or_four_devices_are_refused(size):
         UnsupportedModelError,
         match=f"tensor_parallel_size={size} can't split 9 query heads and 3 key-value heads evenly",
     ):
-        start(tensor_parallel_size=size)
+        start_smollm2(tensor_parallel_size=size)

@@ -1,13 +1,16 @@
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.runner.beam_groups import BeamGroup
+from jaxllm.runner.beam_selection import BeamOutputs, Candidates
 from jaxllm.runner.results import DispatchedStep
 from jaxllm.runner.sampler import SampleOutputs, TokenScores
 from jaxllm.runner.step import StepOutputs
 from jaxllm.sampling_params import SamplingParams
-from jaxllm.steps import NO_TARGET, ScheduledRequest, ScheduledStep, TokenLogprobs
+from jaxllm.steps import NO_TARGET, BeamSettings, ScheduledRequest, ScheduledStep, TokenLogprobs
 
 PLAIN = SamplingParams()
 
@@ -25,11 +28,24 @@ def make_request(name: str, num_tokens: int = 1, **fields: Any) -> ScheduledRequ
     return ScheduledRequest(name, 0, 0, num_tokens, None, nothing, **given)
 
 
-def dispatch(*rows: tuple[ScheduledRequest, SamplingParams]) -> DispatchedStep:
+def make_beams(num_rows: int) -> BeamOutputs:
+    """Place p: parent p, token 10 p, score -p."""
+    places = jnp.arange(num_rows, dtype=jnp.int32)
+    scores = make_scores(num_rows)
+    return BeamOutputs(
+        places,
+        10 * places,
+        -places.astype(jnp.float32),
+        Candidates(scores.top_ids, scores.top_logprobs, scores.top_ids + 1),
+    )
+
+
+def dispatch(*rows: tuple[ScheduledRequest, SamplingParams], beam_groups: Sequence[BeamGroup] = ()) -> DispatchedStep:
     """A step whose row r drew token 100 + r, padded to four rows and eight tokens."""
     sampled = SampleOutputs(jnp.arange(100, 104), *make_scores(4))
     requests, params = zip(*rows, strict=True)
-    return DispatchedStep(ScheduledStep(step_id=5, requests=requests), StepOutputs(sampled, make_scores(8)), params)
+    outputs = StepOutputs(sampled, make_scores(8), make_beams(4))
+    return DispatchedStep(ScheduledStep(step_id=5, requests=requests), outputs, params, beam_groups)
 
 
 def summary(logprobs: TokenLogprobs) -> tuple[int, float, int, list[int]]:
@@ -72,3 +88,20 @@ def test_prompt_logprobs_are_those_of_the_request_s_own_tokens() -> None:
     assert {name: [summary(one) for one in found] for name, found in result.prompt_logprobs.items()} == {
         "b": [(41, -2.0, 3, [20]), (42, -3.0, 4, [30])]
     }
+
+
+def test_beam_searches_get_their_beams_and_no_token() -> None:
+    group = BeamGroup("b", 1, 2, 0, BeamSettings(width=1), ())
+    result = dispatch(
+        (make_request("a"), PLAIN),
+        (make_request("b", beam_score=-1.0), PLAIN),
+        (make_request("b", beam_score=-2.0), PLAIN),
+        beam_groups=[group],
+    ).result()
+    assert result.token_ids == {"a": 100}
+    assert result.beams["b"].token_ids.tolist() == [0]
+    assert result.beams["b"].candidate_ids.tolist() == [[10, 11], [20, 21]]
+
+
+def test_beams_are_not_read_from_a_step_without_any() -> None:
+    assert dispatch((make_request("a"), PLAIN)).result().beams == {}

@@ -38,7 +38,7 @@ def test_keeps_the_dtypes_of_cache_and_state(port: str, dtype: str) -> None:
     config, mesh = make_config(**PORTS[port]), make_mesh("cpu", 2)
     graphdef, infos, treedef = describe(build_model(config, mesh))
     layout = Layout(Bucket(num_tokens=32, num_rows=ROWS, has_chunks=True), pages_per_request=4)
-    program = StepProgram(graphdef, treedef, layout, 3, "raw_logprobs", replicated(mesh))
+    program = StepProgram(graphdef, treedef, layout, 3, 3, "raw_logprobs", replicated(mesh))
     weights = tuple(jax.ShapeDtypeStruct(info.shape, jnp.dtype(dtype)) for info in infos)
     pages = jax.ShapeDtypeStruct((PAGES, 16, config.num_kv_heads, config.head_dim), jnp.dtype(dtype))
     state = DeviceState(

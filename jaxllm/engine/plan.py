@@ -1,0 +1,51 @@
+"""What the scheduler decides for a step, while it is put together and when it is whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxllm.engine.request import Request
+from jaxllm.steps import ScheduledRequest, ScheduledStep, SlotStart
+
+
+@dataclass(kw_only=True, slots=True)
+class Plan:
+    """A step while it is put together."""
+
+    budget: int
+    """Tokens that may still be added."""
+    decodes: list[tuple[ScheduledRequest, Request]] = field(default_factory=list)
+    chunks: list[tuple[ScheduledRequest, Request]] = field(default_factory=list)
+    starts: list[SlotStart] = field(default_factory=list)
+    num_beam_places: int = 0
+    """Beams that the step's searches may choose."""
+    page_copies: list[tuple[int, int]] = field(default_factory=list)
+    """(source, destination) of pages that beams stop sharing."""
+    page_hashes: set[bytes] = field(default_factory=set)
+    """Full pages that the chunks of this step complete."""
+
+    def finish(self, step_id: int, num_tokens: int) -> PlannedStep | None:
+        """The whole step; None when it has no rows."""
+        entries = self.decodes + self.chunks
+        if not entries:
+            return None
+        scheduled, requests = zip(*entries, strict=True)
+        step = ScheduledStep(
+            step_id=step_id,
+            requests=scheduled,
+            starts=tuple(self.starts),
+            num_beam_places=self.num_beam_places,
+            page_copies=tuple(self.page_copies),
+        )
+        return PlannedStep(step=step, requests=requests, num_tokens=num_tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedStep:
+    """A step and the requests it serves."""
+
+    step: ScheduledStep
+    requests: tuple[Request, ...]
+    """In the order of `step.requests`. Kept because an id may belong to a new request when the result comes."""
+    num_tokens: int
+    """Tokens that the step computes."""

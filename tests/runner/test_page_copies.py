@@ -1,0 +1,54 @@
+"""Copied pages hold what their sources held, and all others stay as they were."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.models.inputs import KVCache
+from jaxllm.runner.page_copies import copy_pages, pack_copies
+from jaxllm.runner.sharding import make_mesh, shard
+
+NUM_PAGES = 24
+
+
+def make_caches(kv_heads: int, mesh: Any) -> tuple[KVCache, ...]:
+    """Two layers of numbers that are all different."""
+    shape = (NUM_PAGES, 4, kv_heads, 8)
+    numbers = np.arange(4 * np.prod(shape), dtype=np.float32).reshape(4, *shape)
+    sharding = shard(mesh, shape, (None, None, "kv_heads", None))
+    arrays = [jax.device_put(array, sharding) for array in numbers]
+    return KVCache(*arrays[:2]), KVCache(*arrays[2:])
+
+
+@pytest.mark.parametrize(("kv_heads", "num_devices"), [(1, 1), (2, 1), (2, 2), (4, 4)])
+@pytest.mark.parametrize("num_copies", [0, 1, 8, 11])
+def test_pages_are_copied_in_all_layers(kv_heads: int, num_devices: int, num_copies: int) -> None:
+    mesh = make_mesh("cpu", num_devices)
+    caches = make_caches(kv_heads, mesh)
+    copies = [(1 + place % 3, 4 + place) for place in range(num_copies)]
+    expected = [np.array(array) for array in jax.tree.leaves(caches)]
+    for array in expected:
+        for source, destination in copies:
+            array[destination] = array[source]
+    copied = jax.jit(partial(copy_pages, mesh=mesh))(caches, jnp.asarray(pack_copies(copies, 12, "cpu")))
+    for before, array, wanted in zip(jax.tree.leaves(caches), jax.tree.leaves(copied), expected, strict=True):
+        np.testing.assert_array_equal(array, wanted)
+        assert array.sharding.is_equivalent_to(before.sharding, array.ndim)
+
+
+@pytest.mark.parametrize(("platform", "shape"), [("cpu", (2, 8, 2)), ("gpu", (1, 64, 2))])
+def test_copies_are_padded_to_whole_chunks(platform: str, shape: tuple[int, ...]) -> None:
+    pairs = pack_copies([(3, 7), (3, 8)], 12, platform)
+    assert pairs.shape == shape
+    assert pairs.reshape(-1, 2)[:3].tolist() == [[3, 7], [3, 8], [0, 0]]
+
+
+def test_more_copies_than_rows_are_a_mistake() -> None:
+    with pytest.raises(AssertionError, match="3 copies where at most 2 are possible"):
+        pack_copies([(1, 4), (2, 5), (3, 6)], 2, "cpu")
