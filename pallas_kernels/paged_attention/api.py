@@ -99,7 +99,7 @@ def paged_attention(
     """(attended [tokens, kv_heads, group, head_dim], keys, values); the cache comes back with the new entries.
 
     `qkv` are the projections: for each key-value head the `group` query heads that share it, its key and its value, so
-    members are group + 2. Rows of padding tokens hold finite garbage. `mesh` has one axis, over which kv_heads is split.
+    members are group + 2. Rows of padding tokens hold finite garbage. `mesh` has one axis, which splits kv_heads.
     """
     if keys.shape != values.shape or keys.shape[2:] != (qkv.shape[1], qkv.shape[3]):
         raise ValueError(f"caches {keys.shape} and {values.shape} do not hold the heads of projections {qkv.shape}")

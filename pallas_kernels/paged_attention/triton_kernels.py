@@ -46,7 +46,7 @@ def _load_block(
     PAGE_SIZE: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
 ):
-    """Keys or values of one head at `places`, [places, DIM_BLOCK]; zeros where not `kept`, which counts if IS_MASKED."""
+    """Keys or values of one head at `places`, [places, DIM_BLOCK]. IS_MASKED: zeros where not `kept`."""
     slots = pages.to(tl.int64) * PAGE_SIZE + places % PAGE_SIZE
     dims = tl.arange(0, DIM_BLOCK)
     pointers = pool + ((slots * KV_HEADS + head) * HEAD_DIM)[:, None] + dims[None, :]
@@ -583,6 +583,7 @@ def chunk_kernel(
     QUERY_BLOCK: tl.constexpr,
     PACK: tl.constexpr,
     BLOCK: tl.constexpr,
+    DIAGONAL_BLOCK: tl.constexpr,  # divides BLOCK
     PRECISION: tl.constexpr,
 ):
     first_head, piece = tl.program_id(0) * PACK, tl.program_id(1)
@@ -608,7 +609,8 @@ def chunk_kernel(
     query_positions = first_position + tokens
     table = tables + row * TABLE_PAGES
 
-    # Blocks from `start` to `diagonal` are attended whole by every query, those from there on in part.
+    # Blocks from `start` to `diagonal` are attended whole by every query, those from there on in part. These are small:
+    # what they compute beyond a query's position is for nothing.
     start = 0
     diagonal = (first_position + 1) // BLOCK * BLOCK
     if WINDOW > 0:
@@ -638,9 +640,10 @@ def chunk_kernel(
             PRECISION,
         )
         pages = next_pages
-    for block in range(diagonal, end, BLOCK):
-        places = block + tl.arange(0, BLOCK)
-        next_pages = _pages(table, places + BLOCK, end, PAGE_SIZE)
+    pages = _pages(table, diagonal + tl.arange(0, DIAGONAL_BLOCK), end, PAGE_SIZE)
+    for block in range(diagonal, end, DIAGONAL_BLOCK):
+        places = block + tl.arange(0, DIAGONAL_BLOCK)
+        next_pages = _pages(table, places + DIAGONAL_BLOCK, end, PAGE_SIZE)
         present = places < end
         kept = places[None, :] <= query_positions[:, None]
         if WINDOW > 0:
