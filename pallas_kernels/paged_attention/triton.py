@@ -41,8 +41,6 @@ class ChunkTuning:
 
     query_block: int
     block: int
-    diagonal_block: int
-    """Instead of `block` where some queries come before some keys; divides it."""
     num_warps: int
     num_stages: int = 2
     packs: bool = True
@@ -213,7 +211,6 @@ def chunks(
             "QUERY_BLOCK": tuning.query_block,
             "PACK": pack,
             "BLOCK": tuning.block,
-            "DIAGONAL_BLOCK": tuning.diagonal_block,
         },
     )
     return query
@@ -228,12 +225,12 @@ def _decode_tuning(num_groups: int) -> DecodeTuning:
 def _chunk_tuning(dtype: Any, dim_block: int) -> ChunkTuning:
     is_wide = dim_block > 128
     if dtype == jnp.float32:
-        return ChunkTuning(query_block=16 if is_wide else 32, block=32, diagonal_block=32, num_warps=4, packs=False)
+        return ChunkTuning(query_block=16 if is_wide else 32, block=32, num_warps=4, packs=False)
     if is_wide:
-        return ChunkTuning(query_block=64, block=32, diagonal_block=32, num_warps=4)
+        return ChunkTuning(query_block=64, block=32, num_warps=4)
     # Blocks of 128 want more shared memory than other generations have.
     block = 128 if compute_capability() == 90 else 64
-    return ChunkTuning(query_block=128, block=block, diagonal_block=64, num_warps=8)
+    return ChunkTuning(query_block=128, block=block, num_warps=8)
 
 
 def _constants(qkv: Array, keys: Array, inputs: Any, spec: Any) -> dict[str, Any]:

@@ -341,7 +341,8 @@ def decode_step_kernel(
     split, splits = counts & 0xFFFF, counts >> 16
     table = tables + row * TABLE_PAGES
     pages = _pages(table, start + tl.arange(0, BLOCK), end, PAGE_SIZE)
-    position = tl.load(context_lens + row) - 1
+    # The first run of a program has nothing but zeros in its inputs.
+    position = tl.maximum(tl.load(context_lens + row) - 1, 0)
     is_last = split == splits - 1
 
     members, dims = tl.arange(0, GROUP_BLOCK), tl.arange(0, DIM_BLOCK)
@@ -583,7 +584,6 @@ def chunk_kernel(
     QUERY_BLOCK: tl.constexpr,
     PACK: tl.constexpr,
     BLOCK: tl.constexpr,
-    DIAGONAL_BLOCK: tl.constexpr,  # divides BLOCK
     PRECISION: tl.constexpr,
 ):
     first_head, piece = tl.program_id(0) * PACK, tl.program_id(1)
@@ -609,8 +609,7 @@ def chunk_kernel(
     query_positions = first_position + tokens
     table = tables + row * TABLE_PAGES
 
-    # Blocks from `start` to `diagonal` are attended whole by every query, those from there on in part. These are small:
-    # what they compute beyond a query's position is for nothing.
+    # Blocks from `start` to `diagonal` are attended whole by every query, those from there on in part.
     start = 0
     diagonal = (first_position + 1) // BLOCK * BLOCK
     if WINDOW > 0:
@@ -640,10 +639,9 @@ def chunk_kernel(
             PRECISION,
         )
         pages = next_pages
-    pages = _pages(table, diagonal + tl.arange(0, DIAGONAL_BLOCK), end, PAGE_SIZE)
-    for block in range(diagonal, end, DIAGONAL_BLOCK):
-        places = block + tl.arange(0, DIAGONAL_BLOCK)
-        next_pages = _pages(table, places + DIAGONAL_BLOCK, end, PAGE_SIZE)
+    for block in range(diagonal, end, BLOCK):
+        places = block + tl.arange(0, BLOCK)
+        next_pages = _pages(table, places + BLOCK, end, PAGE_SIZE)
         present = places < end
         kept = places[None, :] <= query_positions[:, None]
         if WINDOW > 0:

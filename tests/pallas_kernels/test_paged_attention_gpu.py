@@ -66,3 +66,15 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     out, keys, values = attend(*jax.tree.map(jnp.asarray, arrays))
     assert np.isfinite(np.asarray(out[: case.num_tokens - case.padding_tokens], np.float64)).all()
     check(case, arrays, (out, keys, values), TOLERANCE[dtype])
+
+
+def test_a_program_runs_on_zeros_and_touches_page_zero_alone() -> None:
+    arrays = make_arrays(Case(decodes=(5, 40), has_rope=True))
+    zeros = jax.tree.map(jnp.zeros_like, jax.tree.map(jnp.asarray, arrays.inputs))
+    arrays = arrays._replace(inputs=zeros)
+    mesh = jax.sharding.Mesh(np.array(jax.devices("gpu")[:1]), ("model",))
+    attend = jax.jit(partial(paged_attention, spec=AttentionSpec(scale=0.1), mesh=mesh))
+    out, keys, values = attend(*jax.tree.map(jnp.asarray, arrays))
+    assert np.isfinite(np.asarray(out)).all()
+    np.testing.assert_array_equal(np.asarray(keys).reshape(-1, 2, 64)[1:], arrays.keys.reshape(-1, 2, 64)[1:])
+    np.testing.assert_array_equal(np.asarray(values).reshape(-1, 2, 64)[1:], arrays.values.reshape(-1, 2, 64)[1:])
