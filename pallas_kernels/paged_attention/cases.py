@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,9 +124,12 @@ def make_arrays(case: Case, seed: int = 0) -> CaseArrays:
 
 
 def _heads(case: Case, rng: np.random.Generator, positions: np.ndarray) -> HeadInputs:
+    # NumPy stands in for arrays of the device, as in CaseInputs.
+    q_norm: Any
+    k_norm: Any
     q_norm, k_norm = (rng.standard_normal(case.head_dim, np.float32) for _ in range(2))
     angles = np.outer(positions, 0.5 ** np.arange(case.head_dim // 2))
-    rope = (np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+    rope: Any = (np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
     return HeadInputs(
         q_norm=q_norm if case.has_norm else None,
         k_norm=k_norm if case.has_norm else None,
