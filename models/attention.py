@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 from jaxllm.errors import UnsupportedModelError
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.inputs import AttentionInputs, KVCache
-from jaxllm.models.layers import RMSNorm, apply_rope, times_transposed
+from jaxllm.models.layers import RMSNorm, times_transposed
 from jaxllm.models.parameters import parameter
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec, paged_attention
+from jaxllm.pallas_kernels.paged_attention.heads import HeadInputs
 
 Rope = tuple[Float[Array, "tokens half"], Float[Array, "tokens half"]]
 
@@ -81,6 +82,8 @@ class Attention(nnx.Module):
             scale=config.attention_scale,
             window=config.layer_windows[layer],
             soft_cap=config.attention_soft_cap,
+            norm_eps=config.norm_eps,
+            norm_offset=qk_norm_offset or 0.0,
         )
         rows = (layout.group + 2) * layout.head_dim
         projections = [f"{prefix}.{name}_proj" for name in "qkv"]
@@ -120,9 +123,14 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "tokens hidden"], rope: Rope | None, cache: KVCache, inputs: AttentionInputs
     ) -> tuple[Float[Array, "tokens hidden"], KVCache]:
-        query, key, value = self._project(x, rope)
         attended, keys, values = paged_attention(
-            query, key, value, cache.keys, cache.values, inputs, spec=self.spec, mesh=self.mesh
+            self._project(x),
+            self._head_inputs(rope),
+            cache.keys,
+            cache.values,
+            inputs,
+            spec=self.spec,
+            mesh=self.mesh,
         )
         weight = self.out[...]
         out = times_transposed(attended.reshape(x.shape[0], -1), weight.reshape(weight.shape[0], -1))
@@ -130,21 +138,17 @@ class Attention(nnx.Module):
             out = out + self.out_bias[...][None]
         return out, KVCache(keys, values)
 
-    def _project(self, x: Float[Array, "tokens hidden"], rope: Rope | None) -> Sequence[Array]:
-        """(query [tokens, kv_heads, group, head_dim], key and value [tokens, kv_heads, head_dim])."""
+    def _project(self, x: Float[Array, "tokens hidden"]) -> Float[Array, "tokens kv_heads members head_dim"]:
         layout, tokens = self.layout, x.shape[0]
         qkv = times_transposed(x, self.qkv[...]).reshape(tokens, layout.kv_heads, -1)  # [tokens, kv_heads, rows]
         if self.qkv_bias is not None:
             qkv = qkv + self.qkv_bias[...][None]
-        qkv = qkv.reshape(tokens, layout.kv_heads, layout.group + 2, layout.head_dim)
-        query, key, value = qkv[:, :, : layout.group], qkv[:, :, layout.group], qkv[:, :, layout.group + 1]
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        if rope is not None:
-            shape = query.shape
-            query = apply_rope(query.reshape(tokens, -1, layout.head_dim), *rope).reshape(shape)
-            key = apply_rope(key, *rope)
-        return query, key, value
+        return qkv.reshape(tokens, layout.kv_heads, layout.group + 2, layout.head_dim)
+
+    def _head_inputs(self, rope: Rope | None) -> HeadInputs:
+        if self.q_norm is None or self.k_norm is None:
+            return HeadInputs(rope=rope)
+        return HeadInputs(q_norm=self.q_norm.weight[...], k_norm=self.k_norm.weight[...], rope=rope)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Gemma3Layer(nnx.Module):
         def norm(name: str) -> RMSNorm:
             return RMSNorm(config.hidden_size, config.norm_eps, f"{prefix}.{name}.weight", offset=NORM_OFFSET)
 
+        self.mesh = mesh
         self.is_local = config.layer_windows[layer] is not None
         self.before_attention = norm("input_layernorm")
         self.attention = Attention(config, layer, f"{prefix}.self_attn", mesh=mesh, qk_norm_offset=NORM_OFFSET)
@@ -41,8 +42,8 @@ class Gemma3Layer(nnx.Module):
         self, x: Float[Array, "tokens hidden"], rope: Rope, cache: KVCache, inputs: AttentionInputs
     ) -> tuple[Float[Array, "tokens hidden"], KVCache]:
         attended, cache = self.attention(self.before_attention(x), rope, cache, inputs)
-        x = x + self.after_attention(attended)
-        return x + self.after_mlp(self.mlp(self.before_mlp(x))), cache
+        x, normed = self.before_mlp.of_sum(x, self.after_attention(attended), self.mesh)
+        return x + self.after_mlp(self.mlp(normed)), cache
 
 
 class Gemma3(CausalLM):

@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxllm.models.config import Activation, ModelConfig, RopeConfig
 from jaxllm.models.parameters import parameter
+from jaxllm.pallas_kernels.add_norm.api import add_rms_norm
+from jaxllm.pallas_kernels.add_norm.reference import rms_norm
 from jaxllm.pallas_kernels.matrix_vector.api import matrix_vector, product
 
 
@@ -44,10 +47,13 @@ class RMSNorm(nnx.Module):
         self.offset = offset
 
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        x32 = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        weight = self.weight[...].astype(jnp.float32) + self.offset
-        return (x32 * scale * jnp.expand_dims(weight, tuple(range(x.ndim - 1)))).astype(x.dtype)
+        return rms_norm(x, self.weight[...], eps=self.eps, offset=self.offset)
+
+    def of_sum(
+        self, x: Float[Array, "tokens size"], delta: Float[Array, "tokens size"], mesh: Mesh
+    ) -> tuple[Float[Array, "tokens size"], Float[Array, "tokens size"]]:
+        """(x + delta, its norm), one kernel on a GPU."""
+        return add_rms_norm(x, delta, self.weight[...], eps=self.eps, offset=self.offset, mesh=mesh)
 
 
 class LayerNorm(nnx.Module):
@@ -156,12 +162,3 @@ def rope_tables(
     angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config, head_dim))[None]
     # Behind a barrier, else XLA would compute cosines again in every layer and head that reads them.
     return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
-
-
-def apply_rope(
-    x: Float[Array, "tokens heads head_dim"], cos: Float[Array, "tokens half"], sin: Float[Array, "tokens half"]
-) -> Float[Array, "tokens heads head_dim"]:
-    """Rotates the pairs (i, i + head_dim / 2) of each head, in float32."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

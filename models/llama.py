@@ -25,13 +25,24 @@ class LlamaLayer(nnx.Module):
         self.attention = Attention(config, layer, f"{prefix}.self_attn", mesh=mesh, qk_norm_offset=qk_norm_offset)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, f"{prefix}.post_attention_layernorm.weight")
         self.mlp = GatedMLP(config, f"{prefix}.mlp", num_shards=mesh.size)
+        self.mesh = mesh
 
     def __call__(
-        self, x: Float[Array, "tokens hidden"], rope: Rope, cache: KVCache, inputs: AttentionInputs
-    ) -> tuple[Float[Array, "tokens hidden"], KVCache]:
-        attended, cache = self.attention(self.attention_norm(x), rope, cache, inputs)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), cache
+        self,
+        x: Float[Array, "tokens hidden"],
+        delta: Float[Array, "tokens hidden"] | None,
+        rope: Rope,
+        cache: KVCache,
+        inputs: AttentionInputs,
+    ) -> tuple[Float[Array, "tokens hidden"], Float[Array, "tokens hidden"], KVCache]:
+        """The layer's input is x + delta, so is its output: the sum is left to the norm that comes next."""
+        if delta is None:
+            normed = self.attention_norm(x)
+        else:
+            x, normed = self.attention_norm.of_sum(x, delta, self.mesh)
+        attended, cache = self.attention(normed, rope, cache, inputs)
+        x, normed = self.mlp_norm.of_sum(x, attended, self.mesh)
+        return x, self.mlp(normed), cache
 
 
 class Llama(CausalLM):
@@ -57,11 +68,11 @@ class Llama(CausalLM):
     ) -> tuple[Float[Array, "tokens hidden"], list[KVCache]]:
         x = self.embedding(inputs.token_ids)
         rope = rope_tables(self.config.rope, self.config.head_dim, inputs.attention.positions)
-        new_caches = []
+        delta, new_caches = None, []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, new_cache = apply_layer(layer, x, rope, cache, inputs.attention)
+            x, delta, new_cache = apply_layer(layer, x, delta, rope, cache, inputs.attention)
             new_caches.append(new_cache)
-        return x, new_caches
+        return x if delta is None else x + delta, new_caches
 
     def logits(self, x: Float[Array, "rows hidden"]) -> Float[Array, "rows vocab"]:
         """The last norm and the output head."""

@@ -44,21 +44,25 @@ def require_triton() -> None:
         )
 
 
-def triton_call(
+def triton_update(
     kernel: Any,
     *arguments: jax.Array,
+    updated: tuple[int, ...],
     out_type: Sequence[jax.ShapeDtypeStruct],
     grid: tuple[int, ...],
     num_warps: int,
     num_stages: int,
     constants: Mapping[str, Any],
-) -> Sequence[jax.Array]:
-    """Runs the kernel; its parameters are the arguments, then the outputs, then the compile-time constants.
+) -> tuple[list[jax.Array], Sequence[jax.Array]]:
+    """(the arguments at the indices `updated` as the kernel leaves them, its outputs).
 
-    Whatever changes from step to step must be an array: every new value of a scalar compiles the kernel again.
+    The kernel's parameters are the arguments, then the outputs, then the compile-time constants. The updated arguments
+    are read and written in place if nothing else needs them. Whatever changes from step to step must be an array: every
+    new value of a scalar compiles the kernel again.
     """
-    return load_jax_triton().triton_call(
-        *arguments,
+    references = {index: jax.new_ref(arguments[index]) for index in updated}
+    outputs = load_jax_triton().triton_call(
+        *(references.get(index, argument) for index, argument in enumerate(arguments)),
         kernel=kernel,
         out_type=tuple(out_type),
         grid=grid,
@@ -66,30 +70,15 @@ def triton_call(
         num_stages=num_stages,
         **constants,
     )
+    return [jax.freeze(reference) for reference in references.values()], outputs
 
 
-def triton_update(
-    kernel: Any,
-    buffer: jax.Array,
-    *arguments: jax.Array,
-    grid: tuple[int, ...],
-    num_warps: int,
-    num_stages: int,
-    constants: Mapping[str, Any],
-) -> jax.Array:
-    """`buffer` as the kernel leaves it: its first parameter, read and written in place if nothing else needs it."""
-    reference = jax.new_ref(buffer)
-    load_jax_triton().triton_call(
-        reference,
-        *arguments,
-        kernel=kernel,
-        out_type=(),
-        grid=grid,
-        num_warps=num_warps,
-        num_stages=num_stages,
-        **constants,
-    )
-    return jax.freeze(reference)
+def compute_capability() -> int:
+    """The first GPU's, 90 for 9.0; whatever jax-triton compiles for."""
+    load_jax_triton()
+    from jax_triton import triton_lib
+
+    return int(triton_lib.triton_kernel_call_lib.get_compute_capability(0))
 
 
 @cache

@@ -17,6 +17,7 @@ from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import KVCache
 from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
 from jaxllm.runner.buckets import bucket_ladder, smallest
+from jaxllm.runner.compiler_options import compiler_options
 from jaxllm.runner.executables import Compiled, ExecutableStore
 from jaxllm.runner.layout import Bucket, Layout
 from jaxllm.runner.page_copies import copy_pages, pack_copies
@@ -30,17 +31,6 @@ from jaxllm.steps import ScheduledStep, SlotStart
 
 _COUNTED_CHUNK = 1024
 """Tokens that one call of the program for penalty counts takes."""
-_COMPILER_OPTIONS: dict[str, dict[str, bool | int | float | str]] = {
-    # A whole step becomes one CUDA graph: the default list and WHILE. Without loops, those of the sampler would stay
-    # outside with the conditions around them, and the host would wait for these in every step.
-    "cpu": {"xla_cpu_prefer_vector_width": 512},  # twice as fast where a loop is bound by its instructions
-    "gpu": {
-        "xla_gpu_enable_command_buffer": (
-            "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
-        ),
-    },
-}
-"""How XLA compiles a step on a platform."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +158,7 @@ class ModelRunner:
         is_exact = self.config.dtype == "float32" and self._platform != "cpu"
         with jax.default_matmul_precision("highest" if is_exact else None):
             return jax.jit(
-                step, donate_argnums=1, out_shardings=outputs, compiler_options=_COMPILER_OPTIONS.get(self._platform)
+                step, donate_argnums=1, out_shardings=outputs, compiler_options=compiler_options(self._platform, bucket)
             ).lower(*arguments)
 
     def _lower_counts(self) -> Any:

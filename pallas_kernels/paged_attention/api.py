@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from jaxllm.errors import DeviceError
 from jaxllm.pallas_kernels.jax_triton import require_triton
 from jaxllm.pallas_kernels.paged_attention import xla
+from jaxllm.pallas_kernels.paged_attention.heads import HeadInputs, split_heads
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class AttentionSpec:
     """Sliding window in tokens, the query's own position included; None attends to all."""
     soft_cap: float | None = None
     """Scores become soft_cap * tanh(score / soft_cap)."""
+    norm_eps: float = 1e-6
+    """Added to the mean square in the norm of queries and keys, where there is one."""
+    norm_offset: float = 0.0
+    """Added to the weights of that norm."""
 
 
 class RaggedInputs(Protocol):
@@ -52,6 +57,13 @@ class RaggedInputs(Protocol):
     def num_tiles(self) -> Int[Array, ""]: ...
 
 
+def _xla(
+    qkv: Array, heads: HeadInputs, keys: Array, values: Array, inputs: RaggedInputs, *, spec: AttentionSpec
+) -> tuple[Array, Array, Array]:
+    query, key, value = split_heads(qkv, heads, norm_eps=spec.norm_eps, norm_offset=spec.norm_offset)
+    return xla.paged_attention(query, key, value, keys, values, inputs, spec=spec)
+
+
 def _triton(*arguments: Any, spec: AttentionSpec) -> tuple[Array, Array, Array]:
     # Imported at the first call: triton is there on GPUs only.
     from jaxllm.pallas_kernels.paged_attention import triton
@@ -59,7 +71,7 @@ def _triton(*arguments: Any, spec: AttentionSpec) -> tuple[Array, Array, Array]:
     return triton.paged_attention(*arguments, spec=spec)
 
 
-BACKENDS: dict[str, Callable[..., tuple[Array, Array, Array]]] = {"cpu": xla.paged_attention, "gpu": _triton}
+BACKENDS: dict[str, Callable[..., tuple[Array, Array, Array]]] = {"cpu": _xla, "gpu": _triton}
 """The implementation of each platform that has one."""
 
 
@@ -75,9 +87,8 @@ def require_backend(platform: str) -> None:
 
 
 def paged_attention(
-    query: Float[Array, "tokens kv_heads group head_dim"],
-    key: Float[Array, "tokens kv_heads head_dim"],
-    value: Float[Array, "tokens kv_heads head_dim"],
+    qkv: Float[Array, "tokens kv_heads members head_dim"],
+    heads: HeadInputs,
     keys: Float[Array, "pages page_size kv_heads head_dim"],
     values: Float[Array, "pages page_size kv_heads head_dim"],
     inputs: RaggedInputs,
@@ -87,20 +98,22 @@ def paged_attention(
 ) -> tuple[Array, Array, Array]:
     """(attended [tokens, kv_heads, group, head_dim], keys, values); the cache comes back with the new entries.
 
-    Rows of padding tokens hold finite garbage. `mesh` has one axis, over which kv_heads is split.
+    `qkv` are the projections: for each key-value head the `group` query heads that share it, its key and its value, so
+    members are group + 2. Rows of padding tokens hold finite garbage. `mesh` has one axis, which splits kv_heads.
     """
-    if key.shape != value.shape or query.shape[:2] != key.shape[:2] or query.shape[3:] != key.shape[2:]:
-        raise ValueError(f"shapes disagree: query {query.shape}, key {key.shape}, value {value.shape}")
-    if keys.shape != values.shape or keys.shape[2:] != key.shape[1:]:
-        raise ValueError(f"cache {keys.shape} does not hold keys of shape {key.shape}")
+    if keys.shape != values.shape or keys.shape[2:] != (qkv.shape[1], qkv.shape[3]):
+        raise ValueError(f"caches {keys.shape} and {values.shape} do not hold the heads of projections {qkv.shape}")
+    if (heads.q_norm is None) != (heads.k_norm is None):
+        raise ValueError("queries and keys are normed together: expected both of q_norm and k_norm or neither")
     platform = mesh.devices.flat[0].platform
     require_backend(platform)
     (axis,) = mesh.axis_names
-    heads, cache, replicated = PartitionSpec(None, axis), PartitionSpec(None, None, axis), PartitionSpec()
+    split, cache, replicated = PartitionSpec(None, axis), PartitionSpec(None, None, axis), PartitionSpec()
+    heads_spec, inputs_spec = (jax.tree.map(lambda _: replicated, tree) for tree in (heads, inputs))
     return jax.shard_map(
         partial(BACKENDS[platform], spec=spec),
         mesh=mesh,
-        in_specs=(heads, heads, heads, cache, cache, jax.tree.map(lambda _: replicated, inputs)),
-        out_specs=(heads, cache, cache),
+        in_specs=(split, heads_spec, cache, cache, inputs_spec),
+        out_specs=(split, cache, cache),
         check_vma=False,
-    )(query, key, value, keys, values, inputs)
+    )(qkv, heads, keys, values, inputs)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec
+from jaxllm.pallas_kernels.paged_attention.heads import HeadInputs
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 
 _PLAIN = AttentionSpec(scale=0.125)
@@ -37,6 +38,8 @@ class Case:
     page_size: int = 16
     padding_tokens: int = 0
     padding_rows: int = 0
+    has_norm: bool = False
+    has_rope: bool = False
     spec: AttentionSpec = _PLAIN
 
     @property
@@ -47,9 +50,8 @@ class Case:
 class CaseArrays(NamedTuple):
     """Arguments of the op, float32. Pages that no request owns hold large values, so that reading them shows."""
 
-    query: np.ndarray
-    key: np.ndarray
-    value: np.ndarray
+    qkv: np.ndarray
+    heads: HeadInputs
     keys: np.ndarray
     values: np.ndarray
     inputs: CaseInputs
@@ -68,6 +70,10 @@ CASES = {
     "decode_window": Case(decodes=(5, 8, 9, 300), spec=AttentionSpec(scale=0.2, window=8)),
     "chunk_window": Case(chunks=((0, 40), (250, 150)), spec=AttentionSpec(scale=0.2, window=33)),
     "soft_cap": Case(decodes=(20,), chunks=((3, 20),), spec=AttentionSpec(scale=1.0, soft_cap=5.0)),
+    "rope": Case(decodes=(20, 70), chunks=((3, 20), (0, 150)), has_rope=True),
+    "rope_of_decodes": Case(decodes=(1, 20, 300), padding_tokens=1, padding_rows=1, has_rope=True),
+    "norm_and_rope": Case(decodes=(20, 70), chunks=((3, 20),), padding_tokens=3, has_norm=True, has_rope=True),
+    "norm_and_rope_of_decodes": Case(decodes=(1, 20, 300), has_norm=True, has_rope=True, group=4, head_dim=128),
     "many_heads_one_key": Case(decodes=(50,), chunks=((0, 50),), kv_heads=1, group=4, head_dim=256),
     "no_groups_large_pages": Case(
         decodes=(50, 129), chunks=((7, 90),), kv_heads=4, group=1, head_dim=80, page_size=128
@@ -101,7 +107,6 @@ def make_arrays(case: Case, seed: int = 0) -> CaseArrays:
         token += count
     positions.extend([0] * case.padding_tokens)
     slots.extend([0] * case.padding_tokens)
-    shape = (case.num_tokens, case.kv_heads, case.head_dim)
     pool = (num_pages, case.page_size, case.kv_heads, case.head_dim)
     keys, values = (_pool(rng, pool, tables, lens, case.page_size) for _ in range(2))
     inputs = CaseInputs(
@@ -113,9 +118,23 @@ def make_arrays(case: Case, seed: int = 0) -> CaseArrays:
         tiles=np.array([*tiles, (0, 0, 0)] if case.chunks else np.zeros((0, 3)), np.int32),
         num_tiles=np.int32(len(tiles)),
     )
-    query = rng.standard_normal((case.num_tokens, case.kv_heads, case.group, case.head_dim), np.float32)
-    key, value = (rng.standard_normal(shape, np.float32) for _ in range(2))
-    return CaseArrays(query, key, value, keys, values, inputs)
+    shape = (case.num_tokens, case.kv_heads, case.group + 2, case.head_dim)
+    qkv = rng.standard_normal(shape, np.float32)
+    return CaseArrays(qkv, _heads(case, rng, np.array(positions)), keys, values, inputs)
+
+
+def _heads(case: Case, rng: np.random.Generator, positions: np.ndarray) -> HeadInputs:
+    # NumPy stands in for arrays of the device, as in CaseInputs.
+    q_norm: Any
+    k_norm: Any
+    q_norm, k_norm = (rng.standard_normal(case.head_dim, np.float32) for _ in range(2))
+    angles = np.outer(positions, 0.5 ** np.arange(case.head_dim // 2))
+    rope: Any = (np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+    return HeadInputs(
+        q_norm=q_norm if case.has_norm else None,
+        k_norm=k_norm if case.has_norm else None,
+        rope=rope if case.has_rope else None,
+    )
 
 
 def _pool(

@@ -8,16 +8,10 @@ import numpy as np
 
 
 def paged_attention(
-    query: np.ndarray,
-    key: np.ndarray,
-    value: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray,
-    inputs: Any,
-    *,
-    spec: Any,
+    qkv: np.ndarray, heads: Any, keys: np.ndarray, values: np.ndarray, inputs: Any, *, spec: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Same contract as `api.paged_attention` on NumPy arrays; rows of padding tokens are zero."""
+    query, key, value = _split_heads(qkv.astype(np.float64), heads, spec)
     page_size = keys.shape[1]
     keys, values = keys.astype(np.float64), values.astype(np.float64)
     owners = _owners(inputs, len(query))
@@ -40,6 +34,28 @@ def paged_attention(
         weights /= weights.sum(axis=-1, keepdims=True)
         out[token] = np.einsum("kgs,skd->kgd", weights, values[pages, offsets])
     return out, keys, values
+
+
+def _split_heads(qkv: np.ndarray, heads: Any, spec: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    query, key, value = qkv[:, :, :-2], qkv[:, :, -2:-1], qkv[:, :, -1]
+    if heads.q_norm is not None:
+        query, key = (
+            x
+            / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + spec.norm_eps)
+            * (weight.astype(np.float64) + spec.norm_offset)
+            for x, weight in ((query, heads.q_norm), (key, heads.k_norm))
+        )
+    if heads.rope is not None:
+        cos, sin = heads.rope
+        turns = (cos + 1j * sin)[:, None, None]
+        query, key = (_turn(x, turns) for x in (query, key))
+    return query, key[:, :, 0], value
+
+
+def _turn(x: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    half = x.shape[-1] // 2
+    pairs = (x[..., :half] + 1j * x[..., half:]) * turns
+    return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
 def _owners(inputs: Any, num_tokens: int) -> list[int | None]:

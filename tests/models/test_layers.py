@@ -14,11 +14,11 @@ from jaxllm.models.layers import (
     Linear,
     RMSNorm,
     activate,
-    apply_rope,
     rope_frequencies,
     rope_tables,
     times_transposed,
 )
+from jaxllm.pallas_kernels.paged_attention.heads import apply_rope
 from tests.models.helpers import fill, make_config
 
 RNG = np.random.default_rng(0)

@@ -22,11 +22,18 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]
 
+_WIDE = AttentionSpec(scale=0.1, window=9)
+_CAPPED = AttentionSpec(scale=0.1, soft_cap=9.0)
 LOWERED_CASES = {
-    "serving": Case(decodes=(50,), chunks=((0, 50),), kv_heads=8, group=4, head_dim=128),
-    "wide_heads": Case(decodes=(50,), chunks=((0, 50),), head_dim=256, spec=AttentionSpec(scale=0.1, window=9)),
-    "odd_heads": Case(decodes=(50,), chunks=((0, 50),), head_dim=80, spec=AttentionSpec(scale=0.1, soft_cap=9.0)),
+    "serving": Case(decodes=(50,), chunks=((0, 50),), kv_heads=8, group=4, head_dim=128, has_rope=True),
+    "serving_decodes": Case(decodes=(50,), kv_heads=8, group=4, head_dim=128, has_rope=True),
+    "wide_heads": Case(chunks=((0, 50),), head_dim=256, has_norm=True, has_rope=True, spec=_WIDE),
+    "wide_heads_decodes": Case(decodes=(50,), head_dim=256, has_norm=True, has_rope=True, spec=_WIDE),
+    "odd_heads": Case(decodes=(50,), chunks=((0, 50),), head_dim=80, spec=_CAPPED),
+    "odd_heads_decodes": Case(decodes=(50,), head_dim=80, spec=_CAPPED),
 }
+ONE_KERNEL = {"decode_step_kernel"}
+THREE_KERNELS = {"prepare_kernel", "chunk_kernel", "decode_kernel"}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -52,15 +59,34 @@ def test_lowers_in_place_within_shared_memory(
 
     monkeypatch.setattr(CUDABackend, "make_ptx", record)
     monkeypatch.setattr(triton_lib.triton_kernel_call_lib, "get_compute_capability", lambda device: capability)
-    for kernel in (triton_kernels.chunk_kernel, triton_kernels.combine_kernel, triton_kernels.decode_kernel):
-        kernel.__dict__.pop("_jT_kernel_cache", None)
+    for kernel in ONE_KERNEL | THREE_KERNELS:
+        getattr(triton_kernels, kernel).__dict__.pop("_jT_kernel_cache", None)
     case = LOWERED_CASES[name]
     arrays = make_arrays(case)
-    tensors = [jnp.asarray(array, dtype) for array in arrays[:5]]
-    step = jax.jit(partial(paged_attention, spec=case.spec), donate_argnums=(0, 3, 4))
-    inputs = jax.tree.map(jnp.asarray, arrays.inputs)
-    text = step.trace(*tensors, inputs).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("@triton_kernel_call_ffi") == 3
-    assert text.count("#stablehlo.output_operand_alias") == 2, "chunks and combination write in place"
-    assert set(shared) == {"chunk_kernel", "decode_kernel", "combine_kernel"}
+    arrays = arrays._replace(
+        **{field: jnp.asarray(getattr(arrays, field), dtype) for field in ("qkv", "keys", "values")}
+    )
+    step = jax.jit(partial(paged_attention, spec=case.spec), donate_argnums=(2, 3))
+    text = step.trace(*jax.tree.map(jnp.asarray, arrays)).lower(lowering_platforms=("cuda",)).as_text()
+    expected = THREE_KERNELS if case.chunks else ONE_KERNEL
+    assert text.count("@triton_kernel_call_ffi") == len(expected)
+    # Both caches, and the queries of chunks and of decode rows beside them.
+    assert text.count("#stablehlo.output_operand_alias") == (4 if case.chunks else 2)
+    assert set(shared) == expected
     assert max(shared.values()) <= SHARED_MEMORY[capability]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_add_and_norm_lowers(capability: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    jax_triton.load_jax_triton()
+    from jax_triton import triton_lib
+
+    from jaxllm.pallas_kernels.add_norm.triton import add_rms_norm
+
+    monkeypatch.setattr(triton_lib.triton_kernel_call_lib, "get_compute_capability", lambda device: capability)
+    x = jax.ShapeDtypeStruct((3, 80), dtype)
+    weight = jax.ShapeDtypeStruct((80,), dtype)
+    step = jax.jit(partial(add_rms_norm, eps=1e-5, offset=1.0))
+    text = step.trace(x, x, weight).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("@triton_kernel_call_ffi") == 1

@@ -1,0 +1,44 @@
+"""Comparing the backends of the ops with float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.pallas_kernels.add_norm.cases import Case as AddNormCase
+from jaxllm.pallas_kernels.paged_attention import reference
+from jaxllm.pallas_kernels.paged_attention.cases import Case, CaseArrays
+
+
+def check(case: Case, arrays: CaseArrays, results: Sequence[Any], tolerance: float) -> None:
+    """Asserts that (attended, keys, values) are what the reference makes of the same rounded arguments."""
+    out, keys, values = (np.asarray(result, np.float64) for result in results)
+    rounded = {name: np.asarray(getattr(arrays, name), np.float64) for name in ("qkv", "keys", "values")}
+    exact, exact_keys, exact_values = reference.paged_attention(*arrays._replace(**rounded), spec=case.spec)
+    used = case.num_tokens - case.padding_tokens
+    assert relative_error(out[:used], exact[:used]) < tolerance
+    if case.has_norm or case.has_rope:
+        old, slots = rounded["keys"], arrays.inputs.slot_mapping[:used]
+        pages, offsets = np.divmod(slots, old.shape[1])
+        assert relative_error(keys[pages, offsets], exact_keys[pages, offsets]) < tolerance
+        keys[pages, offsets] = exact_keys[pages, offsets]
+    np.testing.assert_array_equal(keys[1:], exact_keys[1:])
+    np.testing.assert_array_equal(values[1:], exact_values[1:])
+
+
+def relative_error(out: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.linalg.norm(out - exact) / np.linalg.norm(exact))
+
+
+def check_add_norm(case: AddNormCase, arrays: Sequence[Any], results: Sequence[Any], tolerance: float) -> None:
+    """Asserts that (sum, norm) are those of the rounded arguments; every token is judged by itself."""
+    total, normed = (np.asarray(result, np.float64) for result in results)
+    x, delta, weight = (np.asarray(array, np.float64) for array in arrays)
+    rounded = jnp.asarray(x.astype(np.float32) + delta.astype(np.float32), results[0].dtype)
+    np.testing.assert_array_equal(total, np.asarray(rounded, np.float64))
+    scale = 1 / np.sqrt(np.mean(total * total, axis=-1, keepdims=True) + case.eps)
+    exact = total * scale * (weight + case.offset)
+    assert max(relative_error(*rows) for rows in zip(normed, exact, strict=True)) < tolerance

@@ -1,0 +1,26 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.pallas_kernels.add_norm.api import add_rms_norm
+from jaxllm.pallas_kernels.add_norm.cases import CASES, make_arrays
+from tests.pallas_kernels.helpers import check_add_norm
+
+MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("model",))
+TOLERANCE = {"float32": 1e-6, "bfloat16": 4e-3}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_float64(name: str, dtype: str) -> None:
+    case = CASES[name]
+    arrays = tuple(jnp.asarray(array, dtype) for array in make_arrays(case))
+    results = add_rms_norm(*arrays, eps=case.eps, offset=case.offset, mesh=MESH)
+    check_add_norm(case, arrays, results, TOLERANCE[dtype])
+
+
+def test_rejects_arrays_that_do_not_match() -> None:
+    x, delta, weight = make_arrays(CASES["one_token"])
+    with pytest.raises(ValueError, match="expected two arrays of one shape and dtype and a weight of their last axis"):
+        add_rms_norm(x, delta[:, :-1], weight, eps=1e-5, offset=0.0, mesh=MESH)
