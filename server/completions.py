@@ -55,7 +55,10 @@ class _Completion:
         self._prompts = check_prompts(request, context.config)
         self._names = context.token_names(request.return_tokens_as_token_ids)
         self._n = request.n or 1
-        self._tells_tokens = request.logprobs is not None or bool(request.return_token_ids)
+        # Without a tokenizer texts stay empty, and only an event of its own shows that a token came.
+        self._tells_tokens = (
+            request.logprobs is not None or bool(request.return_token_ids) or context.llm.tokenizer is None
+        )
         self._generation = Generation(
             response_id=f"cmpl-{choose_request_id(headers, request.request_id)}",
             num_prompts=len(self._prompts),
