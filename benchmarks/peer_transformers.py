@@ -42,7 +42,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     rates = {}
     for dtype in arguments.dtypes:
-        model = _load(arguments.model, getattr(torch, dtype))
+        model = load_model(arguments.model, getattr(torch, dtype))
         workload = CpuWorkload(
             prefill_len=arguments.prefill_len,
             prompt_len=arguments.prompt_len,
@@ -102,7 +102,8 @@ def _generate(model: Any, prompts: list[list[int]], num_tokens: int) -> list[flo
     return clock.times
 
 
-def _load(path: Path, dtype: torch.dtype) -> Any:
+def load_model(path: Path, dtype: torch.dtype) -> Any:
+    """A causal language model on the CPU, from a directory or a GGUF file of a Llama."""
     if path.suffix == ".gguf":
         from tests.references.gguf_models import build_llama, read_gguf
 
