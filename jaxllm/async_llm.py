@@ -26,11 +26,11 @@ from jaxllm.frontend.arguments import (
 )
 from jaxllm.frontend.conversations import ChatOptions, Message
 from jaxllm.frontend.engine_thread import EngineThread
-from jaxllm.frontend.frontend import Prepared
 from jaxllm.frontend.loaded_model import LoadedModel
 from jaxllm.frontend.output_stream import OutputStream
 from jaxllm.frontend.preparation import prepare_requests
 from jaxllm.frontend.prompts import tokenize_prompts
+from jaxllm.frontend.request_maker import Prepared
 from jaxllm.frontend.statistics import StatsListener
 from jaxllm.frontend.statistics_log import StatisticsLog, log_interval
 from jaxllm.inputs import ParsedPrompt, Prompt, TokenizationOptions, parse_prompt

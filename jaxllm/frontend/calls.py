@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, cast
 
-from jaxllm.frontend.frontend import Frontend, Prepared, Running
+from jaxllm.frontend.frontend import Frontend
 from jaxllm.frontend.progress import BarFactory, GenerationProgress
+from jaxllm.frontend.request_maker import Prepared, Running
 from jaxllm.frontend.running_request import Outbox
 from jaxllm.outputs import BeamSearchOutput, RequestOutput, as_request_output
 from jaxllm.validation import check_int

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 from jaxllm.errors import EngineDeadError, EngineStalledError
-from jaxllm.frontend.frontend import Frontend, Prepared, PreparedRequest, Running
+from jaxllm.frontend.frontend import Frontend
 from jaxllm.frontend.open_requests import OpenRequest, OpenRequests
 from jaxllm.frontend.output_stream import LoopWaker, OutputStream
+from jaxllm.frontend.request_maker import Prepared, PreparedRequest, Running
 from jaxllm.sampling_params import RequestOutputKind
 
 _logger = logging.getLogger(__name__)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jaxllm.beam_search_params import BeamSearchParams
-from jaxllm.engine.request import EngineRequest
 from jaxllm.errors import EngineDeadError, ValidationError
-from jaxllm.frontend.beam_search import PreparedBeamSearch, RunningBeamSearch, beam_settings, make_search_request
-from jaxllm.frontend.completion import Completion
-from jaxllm.frontend.completion_text import CompletionText
+from jaxllm.frontend.beam_search import PreparedBeamSearch, beam_settings
 from jaxllm.frontend.generation_defaults import make_default_sampling_params
 from jaxllm.frontend.interrupts import holding_interrupts
 from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
-from jaxllm.frontend.running_request import Outbox, RunningRequest
+from jaxllm.frontend.request_maker import Prepared, PreparedRequest, RequestMaker, Running
+from jaxllm.frontend.running_request import Outbox
 from jaxllm.frontend.statistics import StatsListener
 from jaxllm.frontend.statistics_recorder import StatisticsRecorder
-from jaxllm.frontend.token_logprobs import TokenTexts
 from jaxllm.inputs import ParsedPrompt, TokenizationOptions
 from jaxllm.outputs import FinishReason
 from jaxllm.sampling_params import SamplingParams
@@ -32,21 +25,6 @@ from jaxllm.text.bad_words import tokenize_bad_words
 if TYPE_CHECKING:
     from jaxllm.build import BuiltEngine
     from jaxllm.engine.output import EngineOutput
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedRequest:
-    """A request that passed every check."""
-
-    prompt: TokenizedPrompt
-    params: SamplingParams
-    """With max_tokens resolved."""
-    bad_word_ids: tuple[tuple[int, ...], ...]
-    priority: int
-
-
-Prepared = PreparedRequest | PreparedBeamSearch
-Running = RunningRequest | RunningBeamSearch
 
 
 class Frontend:
@@ -59,10 +37,8 @@ class Frontend:
         self._config = built.config
         self.default_sampling_params = make_default_sampling_params(built.generation_config, built.config)
         """What callers who give none get."""
-        self._token_texts = TokenTexts(built.tokenizer)
+        self._maker = RequestMaker(built)
         self._recorder = StatisticsRecorder(built.engine, built.num_compiles)
-        self._seeds = np.random.default_rng(built.config.seed)
-        self._request_numbers = itertools.count()
         self._running: dict[str, Running] = {}
         self._sequences: dict[str, tuple[Running, Any]] = {}
         self._last_bad_words: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
@@ -131,7 +107,7 @@ class Frontend:
                 raise ValidationError(
                     f"request_id {request_id!r} belongs to a running request already", parameter="request_id"
                 )
-            request, sequences = self._make_sequences(prepared, outbox, request_id)
+            request, sequences = self._maker.make(prepared, outbox, request_id)
             self._running[request.request_id] = request
             try:
                 for completion, engine_request in sequences:
@@ -255,84 +231,6 @@ class Frontend:
             num_end_token_ids=len(end_token_ids),
             num_bad_word_ids=num_bad_word_ids,
         )
-
-    def _make_sequences(
-        self, prepared: Prepared, outbox: Outbox, request_id: str | None
-    ) -> tuple[Running, list[tuple[Any, EngineRequest]]]:
-        """The request, and what the engine will know of it; each part with the object that follows it."""
-        # Callers name requests as they like; the engine's names are our own, so that "7-1" can't mean two things.
-        engine_id = str(next(self._request_numbers))
-        request_id = engine_id if request_id is None else request_id
-        if isinstance(prepared, PreparedBeamSearch):
-            search = self._make_running_search(prepared, outbox, request_id, engine_id)
-            engine_request = make_search_request(prepared, engine_id, self._model_config.eos_token_ids)
-            return search, [(search, engine_request)]
-        request = self._make_running(prepared, outbox, request_id, engine_id)
-        return request, [
-            (completion, self._make_engine_request(prepared, sequence_id, completion.index))
-            for completion, sequence_id in zip(request.completions, request.sequence_ids, strict=True)
-        ]
-
-    def _make_running_search(
-        self, prepared: PreparedBeamSearch, outbox: Outbox, request_id: str, engine_id: str
-    ) -> RunningBeamSearch:
-        return RunningBeamSearch(
-            prepared,
-            request_id=request_id,
-            engine_id=engine_id,
-            tokenizer=self.tokenizer,
-            token_texts=self._token_texts,
-            outbox=outbox,
-            keeps_metrics=not self._config.disable_log_stats,
-        )
-
-    def _make_running(
-        self, prepared: PreparedRequest, outbox: Outbox, request_id: str, engine_id: str
-    ) -> RunningRequest:
-        params = prepared.params
-        completions = [
-            Completion(
-                index=index,
-                params=params,
-                text=CompletionText(self.tokenizer, params, prompt_token_ids=prepared.prompt.token_ids),
-                token_texts=self._token_texts,
-            )
-            for index in range(params.n)
-        ]
-        return RunningRequest(
-            request_id=request_id,
-            engine_id=engine_id,
-            prompt=prepared.prompt,
-            params=params,
-            completions=completions,
-            token_texts=self._token_texts,
-            outbox=outbox,
-            stream_interval=self._config.stream_interval,
-            keeps_metrics=not self._config.disable_log_stats,
-        )
-
-    def _make_engine_request(self, prepared: PreparedRequest, sequence_id: str, index: int) -> EngineRequest:
-        params = prepared.params
-        if index > 0 and params.prompt_logprobs is not None:
-            params = params.clone(prompt_logprobs=None)  # the first sequence's are enough
-        return EngineRequest(
-            request_id=sequence_id,
-            prompt_token_ids=prepared.prompt.token_ids,
-            sampling_params=params,
-            eos_token_ids=() if params.ignore_eos else self._model_config.eos_token_ids,
-            seed=self._seed(params.seed, index),
-            priority=prepared.priority,
-            cache_salt=prepared.prompt.cache_salt,
-            bad_word_ids=prepared.bad_word_ids,
-        )
-
-    def _seed(self, seed: int | None, index: int) -> int:
-        """The first completion draws with the given seed itself, so that n=1 and n=2 agree on it."""
-        if seed is None:
-            return int(self._seeds.integers(0, 2**64, dtype=np.uint64))
-        if index == 0:
-            return seed % 2**64
-        return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0])
 
     def _bad_word_ids(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
         if self.tokenizer is None and (params.bad_words or params.stop):

@@ -14,7 +14,8 @@ from jaxllm.sampling_params import RequestOutputKind, SamplingParams
 from jaxllm.validation import check_int
 
 if TYPE_CHECKING:
-    from jaxllm.frontend.frontend import Frontend, Prepared
+    from jaxllm.frontend.frontend import Frontend
+    from jaxllm.frontend.request_maker import Prepared
 
 
 def prepare_call(

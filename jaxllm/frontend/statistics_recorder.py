@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxllm.engine.engine import Engine
     from jaxllm.engine.metrics import EngineMetrics
     from jaxllm.frontend.completion import Completion
-    from jaxllm.frontend.frontend import Running
+    from jaxllm.frontend.request_maker import Running
 
 _logger = logging.getLogger(__name__)
 
