@@ -77,3 +77,11 @@ def test_shutdown_ends_what_was_enqueued():
     llm.shutdown()
     with pytest.raises(EngineDeadError, match="the engine was shut down"):
         llm.wait_for_completion(use_tqdm=False)
+
+
+def test_a_wrong_bar_ends_what_was_enqueued():
+    llm = make_llm()
+    llm.enqueue("abc", use_tqdm=False)
+    with pytest.raises(ValidationError, match="use_tqdm must be a bool or a function"):
+        llm.wait_for_completion(use_tqdm="yes")
+    assert num_unfinished(llm) == 0

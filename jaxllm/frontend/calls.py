@@ -53,10 +53,13 @@ class Call:
     def run(self, use_tqdm: bool | BarFactory) -> list[RequestOutput | BeamSearchOutput]:
         """The final outputs, in the order of the requests."""
         outputs: dict[str, RequestOutput | BeamSearchOutput] = {}
-        with GenerationProgress(use_tqdm, total=len(self._requests)) as progress:
-            for output in self.stream():
-                outputs[output.request_id] = output
-                progress.finish(output)
+        try:
+            with GenerationProgress(use_tqdm, total=len(self._requests)) as progress:
+                for output in self.stream():
+                    outputs[output.request_id] = output
+                    progress.finish(output)
+        finally:
+            self._frontend.drop(self._requests)  # the stream does it, but a bar that fails keeps it from starting
         return [outputs[request.request_id] for request in self._requests]
 
 

@@ -8,7 +8,6 @@ from functools import partial
 import jax
 import numpy as np
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -53,9 +52,6 @@ def _copy_local(caches: tuple[KVCache, ...], pairs: Array) -> tuple[KVCache, ...
 
 
 def _copy_rows(pool: Array, *, sources: Array, destinations: Array) -> Array:
-    # Pinned for the same reason as where the step writes: else XLA copies a pool with one key-value head.
-    pinned = Layout(major_to_minor=tuple(range(pool.ndim)))
-    rows = with_layout_constraint(pool, pinned).reshape(pool.shape[0], -1)
+    rows = pool.reshape(pool.shape[0], -1)
     copied = rows.at[sources].get(mode="promise_in_bounds")
-    rows = rows.at[destinations].set(copied, mode="promise_in_bounds")
-    return with_layout_constraint(rows.reshape(pool.shape), pinned)
+    return rows.at[destinations].set(copied, mode="promise_in_bounds").reshape(pool.shape)

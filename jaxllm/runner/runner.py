@@ -176,9 +176,13 @@ class ModelRunner:
         caches = self._state.caches
         pairs = pack_copies((), self.max_num_seqs, self._platform)
         shardings = jax.tree.map(lambda array: array.sharding, caches)
-        return jax.jit(partial(copy_pages, mesh=self._mesh), donate_argnums=0, out_shardings=shardings).lower(
-            caches, jax.ShapeDtypeStruct(pairs.shape, pairs.dtype, sharding=self._everywhere)
+        program = jax.jit(
+            partial(copy_pages, mesh=self._mesh),
+            donate_argnums=0,
+            out_shardings=shardings,
+            compiler_options=_COMPILER_OPTIONS.get(self._platform),
         )
+        return program.lower(caches, jax.ShapeDtypeStruct(pairs.shape, pairs.dtype, sharding=self._everywhere))
 
     def _copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
         pairs = jax.device_put(pack_copies(copies, self.max_num_seqs, self._platform), self._everywhere)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -64,20 +65,22 @@ class FakeSearch:
     """What the device is told of a search step by step, for checking it against what it chose before."""
 
     start: SlotStart
+    rank: Callable[[Any], list[tuple[int, float]]] = ranked_tokens
+    """Every token with its log-probability in some state of a row, likeliest first."""
     beams: list[ScoredTokens] = field(default_factory=lambda: [([], 0.0)])
 
     def check_rows(self, rows: Sequence[ScheduledRequest]) -> None:
         assert len(rows) == len(self.beams), "all live beams are in a step, or none"
         assert [row.beam_score for row in rows] == [score for _, score in self.beams]
 
-    def select(self, states: Sequence[int]) -> BeamSelection:
+    def select(self, states: Sequence[Any]) -> BeamSelection:
         """Chooses from the states that the rows have reached."""
         assert self.start.beam is not None
         width = self.start.beam.width
         allowed = self.start.sampling_params.allowed_token_ids
         proposed = []
         for state in states:
-            ranked = [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(ranked_tokens(state), 1)]
+            ranked = [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(self.rank(state), 1)]
             proposed.append([entry for entry in ranked if is_in(entry[0], allowed)][: 2 * width])
         children = [
             (self.beams[row][1] + logprob, row, token_id)

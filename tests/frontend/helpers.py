@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from jaxllm.engine_args import make_engine_config
 from jaxllm.llm import JaxLLM
 from jaxllm.steps import NO_TARGET, ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
 from jaxllm.text.tokenizer import FastTokenizer
+from tests.engine.beam_helpers import FakeSearch
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
@@ -64,7 +66,10 @@ class FinishedStep:
 
 @dataclass
 class ScriptedRunner:
-    """Answers each prompt with its reply, then EOS; prompts without a reply are echoed."""
+    """Answers each prompt with its reply, then EOS; prompts without a reply are echoed.
+
+    At each position a beam search finds the reply's token (log-probability -0.5), then "A" (-1.5), "B" (-2.5), ...
+    """
 
     replies: Mapping[str, str] = field(default_factory=dict)
     on_dispatch: Any = None
@@ -79,6 +84,7 @@ class ScriptedRunner:
 
     def __post_init__(self) -> None:
         self._slots: dict[int, SlotStart] = {}
+        self._searches: dict[int, FakeSearch] = {}
 
     def dispatch(self, step: ScheduledStep) -> FinishedStep:
         if self.on_dispatch is not None:
@@ -86,9 +92,15 @@ class ScriptedRunner:
         for start in step.starts:
             self.starts.append(start)
             self._slots[start.slot] = start
+            self._searches[start.slot] = FakeSearch(start, self._rank)
         result = StepResult(step_id=step.step_id, token_ids={})
         for request in step.requests:
-            self._run(request, result)
+            if request.beam_score is None:
+                self._run(request, result)
+        beams = [request for request in step.requests if request.beam_score is not None]
+        for request_id, rows in groupby(beams, lambda request: request.request_id):
+            states = [(self._slots[row.slot], row.num_output_tokens) for row in rows]
+            result.beams[request_id] = self._searches[states[0][0].slot].select(states)
         return FinishedStep(result)
 
     def shutdown(self) -> None:
@@ -105,6 +117,11 @@ class ScriptedRunner:
             result.token_ids[request.request_id] = token_id
             if params.logprobs is not None:
                 result.logprobs[request.request_id] = make_logprobs(token_id)
+
+    def _rank(self, state: tuple[SlotStart, int]) -> list[tuple[int, float]]:
+        best = self._draw(*state)
+        others = [token_id for token_id in ids("ABCDEFGHIJKLMNOPQRSTUVWXYZ") if token_id != best]
+        return [(token_id, -0.5 - rank) for rank, token_id in enumerate([best, *others])]
 
     def _draw(self, start: SlotStart, index: int) -> int:
         prompt = TOKENIZER.decode(start.prompt_token_ids.tolist(), skip_special_tokens=False)
