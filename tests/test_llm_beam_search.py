@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -174,7 +175,7 @@ def test_concurrency_limit_runs_so_many_prompts_at_once(caplog):
     running = []
     runner = ScriptedRunner(on_dispatch=lambda step: running.append({r.request_id for r in step.requests}))
     llm = make_llm(runner=runner)
-    bars = []
+    bars: list[object] = []
     with caplog.at_level(logging.WARNING):
         outputs = llm.beam_search(["abc"] * 5, BeamSearchParams(2, 3), use_tqdm=bars.append, concurrency_limit=2)
     assert [output.request_id for output in outputs] == ["0", "1", "2", "3", "4"]
@@ -210,7 +211,7 @@ def test_metrics():
     metrics = output.metrics
     assert metrics is not None
     times = [metrics.arrival_time, metrics.first_scheduled_time, metrics.first_token_time, metrics.last_token_time]
-    assert times == sorted(times)
+    assert times == sorted(time for time in times if time is not None)
     assert metrics.finished_time == metrics.last_token_time
     assert (metrics.num_generation_tokens, output.num_cached_tokens) == (6, 0)
     assert make_llm().beam_search("ab", BeamSearchParams(2, 3))[0].metrics is None
@@ -218,7 +219,7 @@ def test_metrics():
 
 def test_listeners_hear_of_a_finished_search():
     llm = make_llm({"ab": "x"})
-    finished = []
+    finished: list[Any] = []
     llm._frontend.listeners.append(SimpleNamespace(on_step=lambda stats: None, on_finished=finished.append))
     search(llm, max_tokens=2)
     (stats,) = finished
@@ -227,8 +228,9 @@ def test_listeners_hear_of_a_finished_search():
 
 
 def test_an_aborted_search_gives_the_bare_prompt():
-    runner = ScriptedRunner(on_dispatch=lambda step: step.step_id == 2 and llm.abort("0"))
+    runner = ScriptedRunner()
     llm = make_llm(runner=runner)
+    runner.on_dispatch = lambda step: step.step_id == 2 and llm.abort("0")
     (output,) = llm.beam_search("abcdef", BeamSearchParams(2, 6))
     (sequence,) = output.sequences
     assert (sequence.text, sequence.tokens, sequence.logprobs) == ("abcdef", ids("abcdef"), [])

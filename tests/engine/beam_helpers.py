@@ -101,3 +101,19 @@ class FakeSearch:
             candidate_logprobs=table[:, :, 1].astype(np.float32),
             candidate_ranks=table[:, :, 2].astype(np.int32),
         )
+
+
+def make_selection(
+    *chosen: tuple[int, int, float], candidates: Sequence[Sequence[tuple[int, float]]] | None = None
+) -> BeamSelection:
+    """(parent, token, score) of each chosen beam, and (token, log-probability) of each row's candidates."""
+    parents, token_ids, scores = zip(*chosen, strict=True) if chosen else ((), (), ())
+    proposed = np.array(candidates or [[(1, -1.0), (2, -2.0)]] * (max(parents, default=0) + 1), np.float32)
+    return BeamSelection(
+        parents=np.array(parents, np.int32),
+        token_ids=np.array(token_ids, np.int32),
+        scores=np.array(scores, np.float32),
+        candidate_ids=proposed[:, :, 0].astype(np.int32),
+        candidate_logprobs=proposed[:, :, 1],
+        candidate_ranks=np.broadcast_to(np.arange(1, proposed.shape[1] + 1), proposed.shape[:2]),
+    )

@@ -147,7 +147,7 @@ def check_books(engine: Engine) -> None:
     assert sorted([*pool.free_page_ids, *holders]) == list(range(1, pool.num_pages))
     shared = [page_id for page_id, count in holders.items() if count > 1 and page_id not in forked]
     assert all(tables.prefix_cache is not None and tables.prefix_cache.holds_page(page_id) for page_id in shared)
-    slots = [slot for request in scheduler.running for slot in (request.slot, *request.extra_slots)]
+    slots = [slot for one in scheduler.running for slot in (one.slot, *one.extra_slots) if slot is not None]
     assert sorted([*scheduler._free_slots, *slots]) == list(range(engine._runner.max_num_seqs))
     assert len(scheduler.running) + len(scheduler.waiting) == len(engine._requests)
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from jaxllm.beam_search_params import BeamSearchParams
 from jaxllm.llm import JaxLLM
 from jaxllm.runner.compile_counter import num_compiles
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
@@ -52,12 +53,23 @@ def random_params(draw: random.Random) -> SamplingParams:
     return SamplingParams(**fields)
 
 
+def random_search(draw: random.Random) -> BeamSearchParams:
+    return BeamSearchParams(
+        beam_width=draw.randint(1, 8),
+        max_tokens=draw.randint(1, 20),
+        ignore_eos=draw.random() < 0.5,
+        temperature=draw.choice([0.0, 0.7]),
+        allowed_token_ids=draw.choice([None, range(100, 300)]),
+    )
+
+
 def run_call(llm: JaxLLM, draw: random.Random, kind: int) -> None:
     """Twenty requests: waited for, streamed, streamed with aborts, or given up in the middle."""
     prompts = [[draw.randrange(4, 1024) for _ in range(draw.randint(1, 127))] for _ in range(CALL_SIZE)]
     prompts[1] = prompts[0]
-    params = [random_params(draw) for _ in prompts]
+    params: list[Any] = [random_params(draw) for _ in prompts]
     if kind == 0:
+        params[::4] = [random_search(draw) for _ in params[::4]]
         assert len(llm.generate(prompts, params, use_tqdm=False)) == CALL_SIZE
         return
     stream = llm.generate(prompts, params, stream=True)

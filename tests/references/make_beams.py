@@ -175,11 +175,12 @@ def search_by_definition(
     model: Any, token_ids: Sequence[int], width: int, num_tokens: int, eos_token_ids: Sequence[int]
 ) -> Search:
     """The search that `BeamSearchParams` describes, length_penalty 1, with a whole forward pass for each step."""
-    live, ended, margins = [Beam([], 0.0)], [], []
+    live, ended = [Beam([], 0.0)], list[Beam]()
+    margins: list[float] = []
     for _ in range(num_tokens):
         rows = torch.tensor([[*token_ids, *beam.token_ids] for beam in live])
         logprobs = torch.log_softmax(model(rows, use_cache=False, logits_to_keep=1).logits[:, -1].float(), dim=-1)
-        children = []
+        children: list[Beam] = []
         for beam, row in zip(live, logprobs, strict=True):
             best = row.topk(2 * width + 1)
             margins.append(float(best.values[-2] - best.values[-1]) if _matters(best, eos_token_ids) else 1.0)
