@@ -230,7 +230,12 @@ def test_listeners_hear_of_a_finished_search():
 def test_an_aborted_search_gives_the_bare_prompt():
     runner = ScriptedRunner()
     llm = make_llm(runner=runner)
-    runner.on_dispatch = lambda step: step.step_id == 2 and llm.abort("0")
+
+    def abort(step):
+        if step.step_id == 2:
+            llm.abort("0")
+
+    runner.on_dispatch = abort
     (output,) = llm.beam_search("abcdef", BeamSearchParams(2, 6))
     (sequence,) = output.sequences
     assert (sequence.text, sequence.tokens, sequence.logprobs) == ("abcdef", ids("abcdef"), [])
