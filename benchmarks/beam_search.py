@@ -4,8 +4,8 @@
     python -m benchmarks.beam_search --model MODEL.gguf --peer-python OTHER_ENVIRONMENT/bin/python   # and transformers
 
 Seconds are of whole calls, prompts included. Greedy decodes `prompts * width` copies of the prompts, so it has as many
-rows in each step, and the copies share the prompt's cache as beams do; both ignore EOS. The peer runs `generate(num_beams=width)` in float32 and bfloat16, and the ratio is
-to the faster of the two.
+rows in each step, and the copies share the prompt's cache as beams do; both ignore EOS. The peer runs
+`generate(num_beams=width)` in float32 and bfloat16, and the ratio is to the faster of the two.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main() -> None:
     )
     print(f"{arguments.model}, {case}")
     print(
-        f"beam search of width {arguments.width} {beam:.2f} s; greedy with {num_rows} rows {greedy:.2f} s, ratio {beam / greedy:.2f}"
+        f"beam search of width {arguments.width} {beam:.2f} s; greedy with {num_rows} rows {greedy:.2f} s, "
+        f"ratio {beam / greedy:.2f}"
     )
     for dtype, seconds in peer.items():
         print(f"transformers {dtype} {seconds:.2f} s")

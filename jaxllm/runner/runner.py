@@ -180,7 +180,7 @@ class ModelRunner:
             partial(copy_pages, mesh=self._mesh),
             donate_argnums=0,
             out_shardings=shardings,
-            compiler_options=_COMPILER_OPTIONS.get(self._platform),
+            compiler_options=compiler_options(self._platform, self._buckets[-1]),
         )
         return program.lower(caches, jax.ShapeDtypeStruct(pairs.shape, pairs.dtype, sharding=self._everywhere))
 
