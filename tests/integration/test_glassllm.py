@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from jaxllm.beam_search_params import BeamSearchParams
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
-from tests.integration.helpers import drawn, needs_glassllm
+from tests.integration.helpers import drawn, found_beams, needs_glassllm, replanned
+from tests.integration.host_beam_search import search_on_host
 from tests.references.reference import load_reference
 
 pytestmark = needs_glassllm
@@ -125,3 +127,24 @@ def test_closing_a_stream_aborts(glassllm):
     after = glassllm.get_metrics()
     assert after.finished_by_reason["abort"] - before.finished_by_reason.get("abort", 0) == 3
     assert (after.num_running, after.num_waiting, after.kv_cache_usage) == (0, 0, 0.0)
+
+
+def test_beam_search_as_the_documentation_prints_it(glassllm):
+    params = BeamSearchParams(beam_width=5, max_tokens=50)
+    outputs = glassllm.generate(PROMPT, params, use_tqdm=False)
+    for output in outputs:
+        assert output.prompt == PROMPT
+        assert output.outputs[0].text == glassllm.get_tokenizer().decode(output.outputs[0].token_ids)
+    (searched,) = glassllm.beam_search([{"prompt": PROMPT}], params)
+    assert [one.text for one in searched.sequences] == [PROMPT + one.text for one in outputs[0].outputs]
+    best, greedy = searched.sequences[0], complete(glassllm, params=GREEDY.clone(max_tokens=50, logprobs=0))
+    assert best.cum_logprob > greedy.cumulative_logprob
+
+
+def test_beam_search_finds_what_the_host_finds(glassllm):
+    llm, params = replanned(glassllm), BeamSearchParams(beam_width=5, max_tokens=24, ignore_eos=True)
+    (output,) = llm.beam_search(PROMPT, params)
+    expected = search_on_host(llm, output.prompt_token_ids, params)
+    assert expected.margin > 1e-4
+    assert [tokens for tokens, _ in found_beams(output)] == [tokens for tokens, _ in expected.beams]
+    glassllm.reset_prefix_cache()  # the two engines wrote into the same pages

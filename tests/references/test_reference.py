@@ -1,5 +1,6 @@
 import pytest
 
+from tests.references.beam_reference import load_beam_reference
 from tests.references.reference import DATA_DIRECTORY, load_reference, reference_names, tiny_reference_names
 from tests.references.variants import VARIANTS
 
@@ -25,6 +26,18 @@ def test_cases_are_whole_and_firm(name: str) -> None:
         assert case.first_top[0][0] == case.output_token_ids[0]
         if case.prompt_logprobs is not None:
             assert len(case.prompt_logprobs) == len(case.token_ids) - 1
+
+
+def test_beam_searches_are_whole_and_sorted() -> None:
+    reference = load_beam_reference("smollm2-135m")
+    assert len(reference.cases) == 20
+    for case in reference.cases:
+        assert {width: len(beams) for width, beams in case.beams.items()} == {2: 2, 4: 4, 8: 8}
+        for beams in case.beams.values():
+            assert {len(tokens) for tokens, _ in beams} == {reference.num_tokens}
+            assert [score for _, score in beams] == sorted((score for _, score in beams), reverse=True)
+    for case in reference.eos_cases:
+        assert any(tokens[-1] in reference.eos_token_ids for tokens, _ in case.beams)
 
 
 def test_committed_data_stays_small() -> None:
