@@ -36,8 +36,8 @@ def test_beam_searches_are_whole_and_sorted() -> None:
         for beams in case.beams.values():
             assert {len(tokens) for tokens, _ in beams} == {reference.num_tokens}
             assert [score for _, score in beams] == sorted((score for _, score in beams), reverse=True)
-    for case in reference.eos_cases:
-        assert any(tokens[-1] in reference.eos_token_ids for tokens, _ in case.beams)
+    for search in reference.eos_cases:
+        assert any(tokens[-1] in reference.eos_token_ids for tokens, _ in search.beams)
 
 
 def test_committed_data_stays_small() -> None:
