@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import insort
-from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from time import monotonic
 
@@ -13,6 +12,7 @@ from jaxllm.engine.output import EngineOutput
 from jaxllm.engine.page_tables import PageTables
 from jaxllm.engine.plan import Plan, PlannedStep
 from jaxllm.engine.request import FinishReason, Request, RequestStatus
+from jaxllm.engine.slots import SlotPool
 from jaxllm.engine.waiting_queue import WaitingQueue
 from jaxllm.steps import BeamSelection, ScheduledRequest, StepResult, TokenLogprobs
 
@@ -42,13 +42,11 @@ class Scheduler:
         self.running: list[Request] = []
         self.waiting = WaitingQueue()
         self.page_tables = page_tables
-        self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_chunk_size = max_chunk_size
         self._counters = counters
         self._num_unread_choices = 0  # steps in flight that choose beams
-        self._free_slots = list(range(max_num_seqs))
-        heapify(self._free_slots)
+        self._slots = SlotPool(max_num_seqs)
 
     def add(self, request: Request) -> None:
         """Puts a new request into the queue."""
@@ -161,7 +159,7 @@ class Scheduler:
         num_passed_over = 0
         while plan.budget > 0:
             request = self.waiting.peek()
-            if request is None or len(self._free_slots) < num_passed_over + request.num_slots:
+            if request is None or len(self._slots.free) < num_passed_over + request.num_slots:
                 break
             cached_page_ids = self.page_tables.find_cached(request)
             if request.num_unread > 0 or self._is_next_page_in(plan, request, len(cached_page_ids)):
@@ -183,7 +181,7 @@ class Scheduler:
         the request will have itself. Without that, requests are admitted only to be preempted at once: three times as
         much was recomputed in a full pool.
         """
-        num_rows = self._max_num_seqs - len(self._free_slots)
+        num_rows = self._slots.num_taken
         return num_rows + request.num_slots - 1 if num_rows else 0
 
     def _is_next_page_in(self, plan: Plan, request: Request, num_cached_pages: int) -> bool:
@@ -197,8 +195,7 @@ class Scheduler:
         if request.status is RequestStatus.WAITING:
             self._count_admission(request)
         request.status = RequestStatus.RUNNING
-        request.slot = heappop(self._free_slots)
-        request.extra_slots = [heappop(self._free_slots) for _ in range(request.num_slots - 1)]
+        self._slots.take(request)
         insort(self.running, request, key=attrgetter("order"))
         plan.starts.append(make_slot_start(request))
 
@@ -270,10 +267,7 @@ class Scheduler:
 
     def _release(self, request: Request) -> None:
         self.page_tables.release(request)
-        assert request.slot is not None, f"request {request.request_id} has no slot"
-        for slot in (request.slot, *request.extra_slots):
-            heappush(self._free_slots, slot)
-        request.slot, request.extra_slots = None, []
+        self._slots.give_back(request)
 
     def _update_request(self, scheduled: ScheduledRequest, request: Request, result: StepResult) -> EngineOutput | None:
         request_id = request.request_id
