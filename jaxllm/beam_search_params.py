@@ -8,8 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from jaxllm.errors import ValidationError
-from jaxllm.sampling_checks import check_in_vocabulary, check_token_ids
-from jaxllm.sampling_params import GREEDY_EPSILON
+from jaxllm.sampling_checks import GREEDY_EPSILON, check_in_vocabulary, check_token_ids
 from jaxllm.validation import check_bool, check_float, check_int
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from jaxllm.errors import ValidationError
 from jaxllm.validation import check_float, check_int, check_list, fail
 
+GREEDY_EPSILON = 1e-5
+"""A temperature below this means greedy."""
+
 
 def check_truncation(name: str, value: Any) -> int:
     """How many last tokens of a prompt to keep: at least 1, or -1 for as many as fit."""

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any
 
+from jaxllm.beam_search_params import BeamSearchParams as BeamSearchParams  # where users of vLLM import it from
 from jaxllm.errors import ValidationError
 from jaxllm.legacy import check_legacy_sampling
 from jaxllm.sampling_checks import (
+    GREEDY_EPSILON,
     check_in_vocabulary,
     check_logit_bias,
     check_logprobs,
@@ -23,8 +25,6 @@ from jaxllm.validation import check_bool, check_float, check_int, check_list, ch
 
 logger = logging.getLogger(__name__)
 
-GREEDY_EPSILON = 1e-5
-"""A temperature below this means greedy."""
 MIN_TEMPERATURE = 1e-2
 """Positive temperatures below this are raised to it: the scaled logits would overflow."""
 MAX_N = 16384

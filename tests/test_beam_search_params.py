@@ -26,6 +26,12 @@ def test_defaults_are_vllms():
     }
 
 
+def test_it_is_where_users_of_vllm_import_it_from():
+    from jaxllm.sampling_params import BeamSearchParams as imported
+
+    assert imported is BeamSearchParams
+
+
 def test_width_and_length_may_be_positional():
     assert BeamSearchParams(5, 50) == BeamSearchParams(beam_width=5, max_tokens=50)
 
