@@ -77,11 +77,15 @@ class Pace:
 
 
 def start_client(
-    replies: Mapping[str, str] | None = None, *, config: Mapping[str, Any] | None = None, **arguments: Any
+    replies: Mapping[str, str] | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    is_paced: bool = True,
+    **arguments: Any,
 ) -> Client:
-    """Over a fresh engine whose outputs never join; `arguments` are those of `make_llm`."""
+    """Over a fresh engine; `arguments` are those of `make_llm`. `is_paced` is for readers that stay to the end."""
     pace = Pace()
-    runner = ScriptedRunner(replies or {}, on_dispatch=pace)
+    runner = ScriptedRunner(replies or {}, on_dispatch=pace if is_paced else None)
     pace.llm = make_async_llm(runner=runner, **arguments)
     return Client(pace.llm, ServerConfig(**(config or {})))
 
