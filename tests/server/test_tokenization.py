@@ -59,3 +59,14 @@ def test_server_without_a_tokenizer_says_so(start) -> None:
     for path, body in (("/tokenize", {"prompt": "hi"}), ("/detokenize", {"tokens": [1]})):
         message, _ = client.refusal(path, body)
         assert message == "this server has no tokenizer: it was started with --skip-tokenizer-init"
+
+
+def test_final_message_is_left_open(client) -> None:
+    fields = {"add_generation_prompt": False, "continue_final_message": True}
+    assert client.post("/tokenize", chat_body("hi", **fields)).json()["tokens"] == ids("<user>hi")
+
+
+def test_template_of_a_request_is_used_where_trusted(start) -> None:
+    client = start(config={"trust_request_chat_template": True})
+    fields = {"chat_template": "{{ messages[0].content }}{{ mark }}", "chat_template_kwargs": {"mark": "!"}}
+    assert client.post("/tokenize", chat_body("hi", **fields)).json()["tokens"] == ids("hi!")
