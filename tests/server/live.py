@@ -48,7 +48,9 @@ def post(port: int, path: str, body: Any) -> socket.socket:
     """A connection on which a request was sent, and nothing was read yet."""
     content = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
     try:
         connection.sendall(head.encode() + content)
     except ConnectionError:

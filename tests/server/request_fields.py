@@ -1,4 +1,4 @@
-"""The fate of each field of a request, and the tests that prove it; printed by `python -m tests.server.request_fields`."""
+"""The fate of each field of a request, and a test for it; `python -m tests.server.request_fields` prints them."""
 
 from __future__ import annotations
 

@@ -24,9 +24,14 @@ def test_open_requests_are_counted() -> None:
 
 def test_failed_request_is_not_counted_any_more() -> None:
     admission = make_admission()
-    with pytest.raises(RuntimeError, match="failed"), admission.enter(2) as ticket:
-        ticket.count_tokens(10)
-        raise RuntimeError("failed")
+
+    def fail() -> None:
+        with admission.enter(2) as ticket:
+            ticket.count_tokens(10)
+            raise RuntimeError("failed")
+
+    with pytest.raises(RuntimeError, match="failed"):
+        fail()
     assert (admission.num_requests, admission.num_sequences, admission.num_tokens) == (0, 0, 0)
 
 

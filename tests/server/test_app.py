@@ -89,7 +89,9 @@ def test_fingerprint_tells_settings_apart() -> None:
     assert len(digest) == 8
     assert fingerprint(dtype="float32") != full
     assert fingerprint(max_num_seqs=7) == full
-    assert fingerprint(tensor_parallel_size=2).startswith(f"jaxllm-{__version__}-tp2-")
+    parallel = fingerprint(tensor_parallel_size=2)
+    assert parallel is not None
+    assert parallel.startswith(f"jaxllm-{__version__}-tp2-")
     assert fingerprint("none") is None
     assert fingerprint("custom", "mine") == "mine"
 

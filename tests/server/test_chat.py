@@ -164,9 +164,7 @@ def test_request_brings_a_template_only_where_the_server_trusts_it(client, start
     body = chat_body("hi", chat_template="{{ messages[0].content }}!")
     message, parameter = client.refusal(PATH, body)
     assert parameter == "chat_template"
-    assert message == (
-        "chat_template is not accepted: start the server with --trust-request-chat-template to allow it"
-    )
+    assert message == ("chat_template is not accepted: start the server with --trust-request-chat-template to allow it")
     trusting = start(config={"trust_request_chat_template": True})
     assert prompt_of(trusting, body["messages"], chat_template=body["chat_template"]) == "hi!"
 

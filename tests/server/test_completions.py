@@ -259,7 +259,11 @@ def test_prompt_logprobs_are_objects_by_token_id(client) -> None:
         ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "prompt_logprobs can't be streamed"),
         ({"stream_options": {}}, "stream_options", "stream_options needs stream to be true"),
         ({"logprobs": -2}, "logprobs", "logprobs must be an integer of at least -1, got -2 (int)"),
-        ({"n": 2, "temperature": 0}, "n", "n must be 1 when temperature is 0 (every completion would be the same), got 2"),
+        (
+            {"n": 2, "temperature": 0},
+            "n",
+            "n must be 1 when temperature is 0 (every completion would be the same), got 2",
+        ),
         ({"stop": ["a"] * 5}, "stop", "stop must hold at most 4 strings, got 5"),
         ({"priority": 1}, "priority", "priority must be 0 unless scheduling_policy is 'priority', got 1"),
         ({"length_penalty": 2.0}, "length_penalty", "length_penalty needs use_beam_search"),
@@ -327,6 +331,11 @@ def test_priority_header_wins(start) -> None:
     assert (message, parameter) == ("X-Vllm-Priority must be an integer, got 'soon'", "priority")
     fcfs = start()
     assert fcfs.post(PATH, body, headers={"X-Jaxllm-Priority": "0"}).status_code == 200
+
+
+def test_every_token_has_an_event_where_there_is_no_text(start) -> None:
+    client = start({"hi": "hello"}, skip_tokenizer_init=True)
+    assert len(client.complete_stream(ids("hi"))) == len("hello") + 1
 
 
 def test_model_without_tokenizer_takes_and_gives_token_ids(start) -> None:

@@ -79,9 +79,7 @@ def test_many_clients_killed_in_midstream_leave_nothing(start) -> None:
     client = start(is_paced=False)
     with listening(client) as port:
         for _ in range(3):
-            connections = [
-                post(port, "/v1/completions", {"prompt": "hi", "stream": True, **LONG}) for _ in range(20)
-            ]
+            connections = [post(port, "/v1/completions", {"prompt": "hi", "stream": True, **LONG}) for _ in range(20)]
             read_until(connections[0], b"data: ")
             for connection in connections:
                 connection.close()

@@ -131,9 +131,7 @@ def test_http_requests_are_counted_by_route(start) -> None:
     client.get("/nothing")
     client.get("/health")
     samples = scrape(client)
-    handlers = {
-        dict(key[1:])["handler"]: count for key, count in samples.items() if key[0] == "http_requests_total"
-    }
+    handlers = {dict(key[1:])["handler"]: count for key, count in samples.items() if key[0] == "http_requests_total"}
     assert set(handlers) == {"/v1/completions", "none"}
     labels = (("handler", "/v1/completions"), ("method", "POST"))
     assert samples["http_requests_total", *labels, ("status", "2xx")] == 1

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.integration.helpers import needs_glassllm
 from tests.server.helpers import joined_text, last_choice, read_events
-from tests.server.processes import ServerProcess, scripted_server
+from tests.server.processes import ROOT, ServerProcess, scripted_server
 
 GLASSLLM = (
     *("-m", "jaxllm", "serve", "glassllm-en", "--host", "127.0.0.1", "--port", "0", "--device", "cpu"),
     *("--dtype", "float32", "--max-num-seqs", "8", "--max-num-batched-tokens", "64", "--no-use-tqdm-on-load"),
 )
+TEMPLATE = "./examples/template_chatml.jinja"
 LONG = {"prompt": "hi", "max_tokens": 1000, "min_tokens": 1000, "ignore_eos": True, "stream": True}
 
 
 @pytest.fixture(scope="module")
 def glassllm() -> Iterator[ServerProcess]:
     """The real command over a small real model."""
-    with ServerProcess(*GLASSLLM, "--api-key", "secret", "--public-metrics") as server:
+    with ServerProcess(*GLASSLLM, "--api-key", "secret", "--public-metrics", "--chat-template", TEMPLATE) as server:
         server.wait_until_serving()
         yield server
 
@@ -41,7 +45,7 @@ class Streaming(threading.Thread):
         self._client = server.client()
         self._fields = fields
         self.has_begun = threading.Event()
-        self.events = []
+        self.events: list[Any] = []
         self.error: httpx.HTTPError | None = None
         self.start()
         assert self.has_begun.wait(60)
@@ -54,7 +58,9 @@ class Streaming(threading.Thread):
                     for part in response.iter_bytes():
                         content += part
                         self.has_begun.set()
-                    whole = httpx.Response(response.status_code, headers={"content-type": "text/event-stream"}, content=content)
+                    whole = httpx.Response(
+                        response.status_code, headers={"content-type": "text/event-stream"}, content=content
+                    )
                     self.events = read_events(whole)
             except httpx.HTTPError as error:
                 self.error = error
@@ -108,6 +114,39 @@ def test_idle_server_uses_no_processor_time(glassllm) -> None:
     before = glassllm.cpu_seconds
     time.sleep(2)
     assert glassllm.cpu_seconds - before <= 0.05
+
+
+@needs_glassllm
+def test_template_from_a_file_renders_chats(glassllm) -> None:
+    with glassllm.client(headers={"Authorization": "Bearer secret"}) as client:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "return_prompt_text": True}
+        prompt = client.post("/v1/chat/completions", json=body).json()["prompt_text"]
+    assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@needs_glassllm
+@pytest.mark.parametrize(
+    ("example", "last_line"),
+    [
+        (["examples/openai_completion_client.py"], "Usage: CompletionUsage("),
+        (["examples/openai_completion_client.py", "--stream"], ""),
+        (["examples/openai_chat_client.py", "--max-tokens", "8"], "Usage: CompletionUsage("),
+    ],
+)
+def test_example_client_gets_its_answer(glassllm, example, last_line) -> None:
+    environment = os.environ | {"OPENAI_API_KEY": "secret", "NO_PROXY": "127.0.0.1"}
+    finished = subprocess.run(
+        [sys.executable, *example, "--base-url", f"{glassllm.address}/v1"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    first, *_, last = finished.stdout.splitlines()
+    assert first == "Model: glassllm-en"
+    assert last.startswith(last_line)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
