@@ -43,9 +43,9 @@ def make_app(llm: AsyncJaxLLM, config: ServerConfig) -> FastAPI:
     app.state.context = context
     registry = make_registry(context)
     for router in (
-        model_routes(context),
         completion_routes(context),
         chat_routes(context),
+        model_routes(context),
         tokenization_routes(context),
         health_routes(context),
         metrics_routes(registry),
