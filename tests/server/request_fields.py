@@ -13,6 +13,7 @@ from jaxllm.server.sampling import SAMPLING_FIELDS
 _HERE = "tests/server/"
 _SAMPLING = _HERE + "test_sampling.py::"
 _COMPLETIONS = _HERE + "test_completions.py::"
+_CHECKS = _HERE + "test_completion_checks.py::"
 _CHAT = _HERE + "test_chat.py::"
 _TOKENS = _HERE + "test_tokenization.py::"
 _BEAM = _HERE + "test_beam_search.py::"
@@ -22,7 +23,7 @@ REFUSED = _HERE + "test_request_fields.py::test_refused_field_is_refused_unless_
 
 _SHARED: dict[str, str] = {
     **dict.fromkeys(SAMPLING_FIELDS, _SAMPLING + "test_field_becomes_a_sampling_parameter"),
-    "model": _COMPLETIONS + "test_unknown_model_is_not_found",
+    "model": _CHECKS + "test_unknown_model_is_not_found",
     "stream": _COMPLETIONS + "test_stream_has_the_forms_of_the_api",
     "stream_options": _COMPLETIONS + "test_usage_comes_in_a_chunk_of_its_own",
     "max_tokens": _SAMPLING + "test_lengths_follow_the_rules_of_each_api",
@@ -33,8 +34,8 @@ _SHARED: dict[str, str] = {
     "use_beam_search": _BEAM + "test_beams_become_choices",
     "length_penalty": _SAMPLING + "test_beam_search_takes_its_own_fields",
     "echo": _COMPLETIONS + "test_echo_puts_the_prompt_before_the_text",
-    "priority": _COMPLETIONS + "test_priority_header_wins",
-    "request_id": _COMPLETIONS + "test_request_id_comes_from_header_or_body",
+    "priority": _CHECKS + "test_priority_header_wins",
+    "request_id": _CHECKS + "test_request_id_comes_from_header_or_body",
     "cache_salt": _COMPLETIONS + "test_salt_keeps_cached_prompts_apart",
     "return_token_ids": _COMPLETIONS + "test_token_ids_are_told_on_request",
     "return_tokens_as_token_ids": _COMPLETIONS + "test_tokens_can_be_written_by_their_id",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from jaxllm.errors import EngineDeadError, EngineStalledError, ValidationError
+from jaxllm.outputs import CompletionOutput, RequestOutput
 from jaxllm.server.errors import describe_error, describe_validation, error_body
 
 PATH = "/v1/completions"
@@ -57,7 +58,11 @@ def test_ten_errors_are_told() -> None:
     assert message.endswith("; and 2 more")
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"prompt": }', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b'{"prompt": }', b"\xff\xfe", b'{"prompt": ' + b"[" * 100_000, b'{"n": ' + b"1" * 5000 + b"}"],
+    ids=["open", "empty", "bytes", "deep", "long"],
+)
 def test_broken_json_is_told(client, content) -> None:
     response = client.request("POST", PATH, content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
@@ -154,6 +159,17 @@ def test_each_error_has_its_status(error, status) -> None:
     told, body = describe_error(error)
     assert (told, body["error"]["code"]) == (status, status)
     assert "secret" not in body["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_request_that_the_engine_gives_up_is_an_error(client, monkeypatch, stream) -> None:
+    async def fail(prompt, params, name, priority):
+        failed = CompletionOutput(index=0, text="", token_ids=[], finish_reason="error")
+        yield RequestOutput(request_id=name, prompt="hi", prompt_token_ids=[1], outputs=[failed], finished=True)
+
+    monkeypatch.setattr(client.llm, "generate", fail)
+    message, _ = client.refusal(PATH, {"prompt": "hi", "stream": stream}, 500)
+    assert message == "the engine failed on this request"
 
 
 def test_addresses_are_left_out() -> None:
