@@ -25,6 +25,7 @@ from jaxllm.server.health import health_routes
 from jaxllm.server.http_metrics import HttpMetrics, HttpMetricsMiddleware
 from jaxllm.server.metrics import make_registry, metrics_routes
 from jaxllm.server.models import model_routes
+from jaxllm.server.paths import RootPathMiddleware
 from jaxllm.server.request_ids import RequestIdMiddleware
 from jaxllm.server.tokenization import tokenization_routes
 
@@ -36,16 +37,15 @@ def make_app(llm: AsyncJaxLLM, config: ServerConfig) -> FastAPI:
         title="jaxllm",
         version=__version__,
         summary="The OpenAI API over a model in JAX.",
-        root_path=config.root_path,
         openapi_url=None if config.disable_fastapi_docs else "/openapi.json",
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.context = context
     registry = make_registry(context)
     for router in (
-        model_routes(context),
         completion_routes(context),
         chat_routes(context),
+        model_routes(context),
         tokenization_routes(context),
         health_routes(context),
         metrics_routes(registry),
@@ -81,6 +81,8 @@ def _add_middleware(app: FastAPI, config: ServerConfig, registry: CollectorRegis
     if config.enable_request_id_headers:
         app.add_middleware(RequestIdMiddleware)
     app.add_middleware(HttpMetricsMiddleware, metrics=HttpMetrics(registry))
+    if config.root_path:
+        app.add_middleware(RootPathMiddleware, root_path=config.root_path)
 
 
 def _add_users_middleware(app: FastAPI, path: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import BaseModel
+
 from jaxllm.outputs import RequestOutput
 from jaxllm.server.protocol.generation import GenerationRequest
 
@@ -15,6 +17,11 @@ encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_
 def as_event(text: str) -> bytes:
     """The event whose data is `text`; a lone surrogate becomes its JSON escape."""
     return f"data: {text}\n\n".encode("utf-8", "backslashreplace")
+
+
+def encode_answer(answer: BaseModel) -> bytes:
+    """A whole answer as JSON; a lone surrogate, which a client may have sent, becomes its JSON escape."""
+    return encode_json(answer.model_dump()).encode("utf-8", "backslashreplace")
 
 
 class UsageCounter:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from jaxllm.outputs import CompletionOutput, PositionLogprobs, RequestOutput
-from jaxllm.server.chunks import ChunkEncoder, UsageCounter, encode_json, ending
+from jaxllm.server.chunks import ChunkEncoder, UsageCounter, encode_answer, encode_json, ending
 from jaxllm.server.content_type import require_json
 from jaxllm.server.context import ServerContext, choose_priority
 from jaxllm.server.disconnect import while_connected
@@ -38,7 +38,7 @@ def completion_routes(context: ServerContext) -> APIRouter:
         if body.stream:
             return EventStream(completion.events(), keep_alive_interval=context.config.sse_keep_alive_interval)
         answer = await while_connected(request.receive, completion.answer())
-        return Response(answer.model_dump_json(), media_type="application/json")
+        return Response(encode_answer(answer), media_type="application/json")
 
     return router
 

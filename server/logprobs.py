@@ -59,8 +59,8 @@ class TokenNames:
 
 
 def clamp(logprob: float) -> float:
-    """The value as JSON can say it."""
-    return max(logprob, LOWEST_LOGPROB)
+    """The value as JSON can say it, which has no infinity and no NaN."""
+    return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB
 
 
 def top_entries(position: PositionLogprobs, count: int) -> list[tuple[int, Logprob]]:

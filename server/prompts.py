@@ -95,11 +95,8 @@ async def render_messages(
     tools: list[dict[str, Any]] | None = None,
 ) -> str:
     """The prompt that the chat template makes of a conversation."""
-    if chat_template is not None and not config.trust_request_chat_template:
-        raise ValidationError(
-            "chat_template is not accepted: start the server with --trust-request-chat-template to allow it",
-            parameter="chat_template",
-        )
+    if chat_template is not None:
+        _check_template(llm, config, chat_template)
     return await llm.render_chat(
         [message.for_template() for message in messages],
         chat_template=chat_template,
@@ -109,6 +106,22 @@ async def render_messages(
         chat_template_kwargs={**config.default_chat_template_kwargs, **chat_template_kwargs},
         tools=tools,
     )
+
+
+def _check_template(llm: AsyncJaxLLM, config: ServerConfig, chat_template: str) -> None:
+    if not config.trust_request_chat_template:
+        raise ValidationError(
+            "chat_template is not accepted: start the server with --trust-request-chat-template to allow it",
+            parameter="chat_template",
+        )
+    named = llm.tokenizer.chat_template if llm.tokenizer is not None else None
+    is_name = isinstance(named, dict) and chat_template in named
+    # Anything else might be the path of a file, which is the server's own business.
+    if not is_name and "{" not in chat_template:
+        raise ValidationError(
+            f"chat_template must be a Jinja template or the name of one of the model's, got {describe(chat_template)}",
+            parameter="chat_template",
+        )
 
 
 def _check_length(num_tokens: int, max_model_len: int) -> None:

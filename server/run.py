@@ -46,6 +46,8 @@ def serve(engine_config: EngineConfig, server_config: ServerConfig) -> int:
         with _exiting_at_signals():
             llm = AsyncJaxLLM.from_engine_args(engine_config)
             try:
+                if llm.tokenizer is not None:
+                    llm.get_tokenizer()  # the first chat shall not wait for transformers to be imported
                 app = make_app(llm, server_config)
                 with asyncio.Runner(loop_factory=loop_factory()) as runner:
                     return runner.run(_Serving(app, bound).run())

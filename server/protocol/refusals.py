@@ -33,8 +33,8 @@ class Refused:
 def refuse_unsupported(request: BaseModel) -> None:
     """Raises for the first field that asks for what jaxllm can't do; unknown fields are logged and ignored."""
     for name, mark in refused_fields(type(request)).items():
-        value = getattr(request, name)
-        if not mark.allows(value):
+        value = getattr(request, name) if name in request.model_fields_set else None
+        if value is not None and not mark.allows(value):
             raise ValidationError(f"{name} is not supported yet ({mark.what}), got {describe(value)}", parameter=name)
     if request.model_extra:
         _logger.debug("Ignored unknown fields of a request: %s", sorted(request.model_extra))
