@@ -88,8 +88,8 @@ def _propose(logits: Array, inputs: BeamInputs, count: int) -> Candidates:
     logprobs = best / temperature - jax.nn.logsumexp(raw / temperature, axis=-1, keepdims=True)
 
     def count_larger() -> Array:
-        larger = lax.map(lambda value: (raw > value[:, None]).sum(axis=-1, dtype=jnp.int32), best.T)
-        return larger.T + 1
+        # One reduction and no loop: a loop over the candidates would keep the whole step out of the GPU's graph.
+        return (raw[:, None, :] > best[:, :, None]).sum(axis=-1, dtype=jnp.int32) + 1
 
     ranks = lax.cond(inputs.any_bitmask, count_larger, lambda: lax.broadcasted_iota(jnp.int32, ids.shape, 1) + 1)
     return Candidates(ids, logprobs, ranks)
