@@ -4,21 +4,21 @@ import time
 
 from jaxllm import JaxLLM, SamplingParams
 
-PROMPTS = [
-    "Hello, my name is",
-    "The president of the United States is",
-    "The capital of France is",
-    "The future of AI is",
-]
 QUESTION = "Give me one tip for learning a new language."
 
 
 def main() -> None:
+    prompts = [
+        "Hello, my name is",
+        "The president of the United States is",
+        "The capital of France is",
+        "The future of AI is",
+    ]
     llm = JaxLLM(model="smollm2-135m")
 
     sampling_params = SamplingParams(temperature=0.8, top_p=0.95)
     start = time.perf_counter()
-    outputs = llm.generate(PROMPTS, sampling_params)
+    outputs = llm.generate(prompts, sampling_params)
     seconds = time.perf_counter() - start
 
     for output in outputs:
