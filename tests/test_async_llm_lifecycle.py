@@ -50,7 +50,7 @@ def test_death_reaches_every_running_generator_and_later_calls():
     async def main(llm):
         llm.on_death.append(deaths.append)
         tasks = [asyncio.ensure_future(collect(llm.generate("abcdef" * 3, CUMULATIVE))) for _ in range(20)]
-        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        errors: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(error) for error in errors} == {EngineDeadError}
         assert all("out of memory" in str(error) for error in errors)
         assert {repr(error.__cause__) for error in errors} == {"RuntimeError('out of memory')"}
