@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,6 +35,14 @@ def watched(server: ServerProcess) -> Iterator[ServerProcess]:
     server.wait_until_idle()
     assert server.status("/health") == 200
     assert "Traceback" not in server.log
+
+
+def wait_until(server: ServerProcess, condition: Callable[[], bool]) -> None:
+    """Asks again and again; fails, with the server's log, after a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"it never came true; the log:\n{server.log}"
+        time.sleep(0.005)
 
 
 def post(server: ServerProcess, path: str, body: dict[str, Any]) -> dict[str, Any]:

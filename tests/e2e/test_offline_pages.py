@@ -85,7 +85,7 @@ def test_beam_search_through_generate(llm):
 
 
 def test_beam_search(llm):
-    params = BeamSearchParams(beam_width=5, max_tokens=50)
+    params = BeamSearchParams(beam_width=5, max_tokens=10)
     [output] = llm.beam_search([{"prompt": "Hello, my name is"}], params)
     assert len(output.sequences) == 5
     assert output.sequences[0].text.startswith("Hello, my name is")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.fault_server import AUTHORIZATION, NEEDS, OPTIONS
+from tests.e2e.fault_server import AUTHORIZATION, NEEDS, OPTIONS, wait_until
 from tests.e2e.raw_client import RawClient, http_post
 from tests.e2e.server_process import ServerProcess
 
@@ -39,10 +38,8 @@ def terminate_under_load(server: ServerProcess, clients: list[RawClient]) -> Non
     for index in range(NUM_CLIENTS):
         clients.append(RawClient(server.address))
         clients[-1].send(http_post("/v1/completions", BODY | {"stream": index % 2 == 0}, **AUTHORIZATION))
-    deadline = time.monotonic() + 60
     most_without_the_last = N * (NUM_CLIENTS - 1)
-    while num_unfinished(server) <= most_without_the_last:
-        assert time.monotonic() < deadline, server.log
+    wait_until(server, lambda: num_unfinished(server) > most_without_the_last)
     server.signal(signal.SIGTERM)
 
 
