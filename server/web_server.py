@@ -7,7 +7,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -48,7 +48,7 @@ def make_web_server(app: ASGIApp, config: ServerConfig) -> WebServer:
         uvicorn.Config(
             cast(Any, app),
             uds=config.uds,
-            http="httptools" if _is_installed("httptools") else "h11",
+            http=_http_protocol(),
             ws="none",
             log_level=config.uvicorn_log_level,
             access_log=not config.disable_uvicorn_access_log,
@@ -73,6 +73,15 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
+
+
+def _http_protocol() -> type[asyncio.Protocol] | Literal["h11"]:
+    """httptools with a limit on heads, where it is installed; h11 has its own limit."""
+    if not _is_installed("httptools"):
+        return "h11"
+    from jaxllm.server.head_limit import HeadLimitProtocol
+
+    return HeadLimitProtocol
 
 
 class _PathFilter(logging.Filter):

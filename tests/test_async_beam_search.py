@@ -9,8 +9,8 @@ import pytest
 
 from jaxllm import BeamSearchParams, SamplingParams
 from jaxllm.errors import EngineDeadError, ValidationError
+from tests.frontend.async_helpers import collect, run
 from tests.frontend.helpers import ScriptedRunner, ids, make_async_llm, make_llm
-from tests.test_async_llm import collect, run
 
 PARAMS = BeamSearchParams(beam_width=2, max_tokens=3)
 

@@ -111,7 +111,9 @@ def test_engine_template_that_is_no_file_is_refused_at_the_start():
 
 def test_model_without_a_template_says_what_to_pass():
     llm = make_llm(tokenizer=make_tokenizer(None))
-    with pytest.raises(ValidationError, match="the model has no chat template: pass chat_template= with the path"):
+    with pytest.raises(
+        ValidationError, match=r"no chat template: pass chat_template= \(--chat-template to a server\) with"
+    ):
         llm.chat(HELLO, use_tqdm=False)
     assert prompts(llm.chat(HELLO, chat_template="{{ messages[0]['content'] }}", use_tqdm=False)) == ["hi"]
 

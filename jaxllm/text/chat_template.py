@@ -67,8 +67,8 @@ def resolve_chat_template(
             f"the model has several chat templates and no default: pass chat_template= with one of {sorted(named)}"
         )
     raise _wrong_template(
-        "the model has no chat template: pass chat_template= with the path of a Jinja template or its text, or use "
-        "generate() with a prompt that is already in the model's format"
+        "the model has no chat template: pass chat_template= (--chat-template to a server) with the path of a Jinja "
+        "template or its text, or use generate() (/v1/completions) with a prompt that is already in the model's format"
     )
 
 

@@ -5,8 +5,8 @@ Here a row of the weight is cut into pieces of `lanes` neighbours, and all piece
 added up in one expression: an elementwise loop over [out, lanes] that LLVM turns into vector instructions and that
 reads the weight once, in order. Sums are in float32; a second product, with ones, adds up the lanes.
 
-Measured on two cores with AVX-512 (benchmarks/RESULTS.md): 31-41 GB/s of weights against 8-23 GB/s of XLA's product
-of two rows, at the sizes of SmolLM2-135M.
+What it gives a whole decode step of one request is in benchmarks/RESULTS.md, before and after; no kept benchmark times
+the product alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 FEWEST_LANES = 16
 """One register of AVX-512 in float32."""
 MOST_PIECES = 96
-"""Longer expressions were four times slower: their parts of the vector no longer stay close to the core."""
+"""Longer expressions are slower: their parts of the vector no longer stay close to the core."""
 
 
 def matrix_vector(x: Float[Array, "1 in"], weight: Float[Array, "out in"]) -> Float[Array, "1 out"]:

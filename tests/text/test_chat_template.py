@@ -105,7 +105,9 @@ def test_a_template_cannot_reach_python(tokenizer: Tokenizer) -> None:
 
 def test_a_model_without_template_says_what_to_pass(other: Tokenizer) -> None:
     other.chat_template = None
-    with pytest.raises(ValidationError, match="the model has no chat template: pass chat_template= with the path"):
+    with pytest.raises(
+        ValidationError, match=r"no chat template: pass chat_template= \(--chat-template to a server\) with"
+    ):
         render_chat(other, HELLO)
     assert render_chat(other, HELLO, chat_template=THINKING) == "hello"
 
