@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
-from jaxllm.runner.beam_groups import BeamGroup, find_beam_groups, pack_beams
+from jaxllm.runner.beam_groups import BeamGroup, find_beam_groups
 from jaxllm.runner.layout import FLAGS, ROW_PARAMETERS, Layout
 from jaxllm.runner.step import FROM_DEVICE
 from jaxllm.sampling_params import MAX_LOGIT_EDITS, SamplingParams
@@ -71,19 +71,21 @@ class SlotTable:
         """The beam searches among the rows of a step."""
         return find_beam_groups(requests, self._starts)
 
+    def beam_bitmask(self, requests: Sequence[ScheduledRequest]) -> np.ndarray | None:
+        """uint32 [requests, ceil(vocab / 32)] of the tokens that each row may propose; None if all may have all."""
+        slots = np.array([request.slot for request in requests], np.int32)
+        return self._bitmask(slots) if any(slot in self._allowed for slot in slots.tolist()) else None
+
     def _static_flags(self, params: SamplingParams, slot: int) -> int:
         wanted = {
             "any_random": params.temperature >= _GREEDY_TEMPERATURE,
             "any_penalties": has_penalties(params),
             "any_bitmask": slot in self._allowed,
             "any_logprobs": params.logprobs is not None,
-            "any_beams": self._starts[slot].beam is not None,
         }
         return sum(_FLAG_BITS[name] for name, is_wanted in wanted.items() if is_wanted)
 
-    def pack(
-        self, requests: Sequence[ScheduledRequest], layout: Layout, beam_groups: Sequence[BeamGroup] = ()
-    ) -> tuple[np.ndarray, HostConstraints]:
+    def pack(self, requests: Sequence[ScheduledRequest], layout: Layout) -> tuple[np.ndarray, HostConstraints]:
         """The step's buffer, int32 [layout.size], and its constraints."""
         buffer = np.zeros(layout.size, np.int32)
         views = layout.views(buffer)
@@ -98,8 +100,7 @@ class SlotTable:
         for name, column in self._parameters.items():
             views[name][:] = column[slots]
         _pack_tokens(requests, views, self.page_size)
-        pack_beams(beam_groups, requests, views)
-        sampling = [request for request in requests if request.samples]
+        sampling = [request for request in requests if request.samples and request.beam_score is None]
         flags = int(np.bitwise_or.reduce(self._flags[[r.slot for r in sampling]], initial=0))
         edits = self._edits(requests, layout.bucket.num_rows)
         flags |= _FLAG_BITS["any_edits"] if edits is not None else 0

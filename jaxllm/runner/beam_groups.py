@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxllm.runner.beam_selection import BeamOutputs
-from jaxllm.steps import BeamSelection, BeamSettings, ScheduledRequest, SlotStart
+from jaxllm.runner.packed_fields import Fields, PackedFields
+from jaxllm.steps import MAX_BEAM_END_IDS, BeamSelection, BeamSettings, ScheduledRequest, SlotStart
 
 
 class BeamGroup(NamedTuple):
@@ -28,6 +31,25 @@ class BeamGroup(NamedTuple):
     @property
     def places(self) -> slice:
         return slice(self.first_place, self.first_place + self.settings.width)
+
+
+@dataclass(frozen=True)
+class BeamLayout(PackedFields):
+    """Fields of the buffer that says which rows are beams."""
+
+    num_rows: int
+
+    @cached_property
+    def fields(self) -> Fields:
+        rows, integer, floating = self.num_rows, np.dtype(np.int32), np.dtype(np.float32)
+        return {
+            "width": ((rows,), integer),
+            "place": ((rows,), integer),
+            "score": ((rows,), floating),
+            "temperature": ((rows,), floating),
+            "end_ids": ((rows, MAX_BEAM_END_IDS), integer),
+            "any_bitmask": ((), integer),
+        }
 
 
 def find_beam_groups(requests: Sequence[ScheduledRequest], starts: Mapping[int, SlotStart]) -> list[BeamGroup]:
@@ -50,18 +72,16 @@ def find_beam_groups(requests: Sequence[ScheduledRequest], starts: Mapping[int, 
 def pack_beams(
     groups: Sequence[BeamGroup], requests: Sequence[ScheduledRequest], views: Mapping[str, np.ndarray]
 ) -> None:
-    """Fills the fields of beams in a buffer of zeros, which say that there is none."""
-    if not groups:
-        return
-    views["beam_temperature"][:] = 1.0
-    views["beam_end_ids"][:] = _UNUSED
+    """Fills a buffer of zeros, which say that there is no beam."""
+    views["temperature"][:] = 1.0
+    views["end_ids"][:] = _UNUSED
     for group in groups:
         rows = group.rows
-        views["beam_width"][rows] = group.settings.width
-        views["beam_place"][rows] = group.first_place
-        views["beam_score"][rows] = [request.beam_score for request in requests[rows]]
-        views["beam_temperature"][rows] = group.settings.temperature
-        views["beam_end_ids"][rows, : len(group.end_token_ids)] = group.end_token_ids
+        views["width"][rows] = group.settings.width
+        views["place"][rows] = group.first_place
+        views["score"][rows] = [request.beam_score for request in requests[rows]]
+        views["temperature"][rows] = group.settings.temperature
+        views["end_ids"][rows, : len(group.end_token_ids)] = group.end_token_ids
 
 
 def read_beams(group: BeamGroup, outputs: BeamOutputs) -> BeamSelection:

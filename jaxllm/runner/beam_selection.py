@@ -1,4 +1,4 @@
-"""Chooses the beams that live on, for all beam searches of a step at once; traced into the step's program.
+"""Chooses the beams that live on, for all beam searches of a step at once, in a program after the step's.
 
 A group is the live beams of one search: neighbouring rows of the step, best first. Its results go to `width` places of
 their own, also best first, which may be more than its rows: the single row of a prompt makes `width` beams.
@@ -21,22 +21,20 @@ from jaxllm.runner.vocabulary import top_tokens
 
 
 class BeamInputs(NamedTuple):
-    """What the rows of beam searches bring, and scalars that say which of it matters."""
+    """What the rows of beam searches bring, and a scalar that says whether some of it matters."""
 
-    beam_width: Int[Array, " rows"]
+    width: Int[Array, " rows"]
     """Beams that the row's search keeps; 0 for rows that are no beams."""
-    beam_place: Int[Array, " rows"]
+    place: Int[Array, " rows"]
     """First place of the row's group; different groups have different ones."""
-    beam_score: Float[Array, " rows"]
+    score: Float[Array, " rows"]
     """Log-probability of what the beam has generated so far."""
-    beam_temperature: Float[Array, " rows"]
+    temperature: Float[Array, " rows"]
     """Divides the logits; above 0."""
-    beam_end_ids: Int[Array, "rows ends"]
+    end_ids: Int[Array, "rows ends"]
     """Tokens that end a beam, which therefore compete for no place; -1 is unused."""
     bitmask: UInt32[Array, "rows words"]
     """Token i may be a candidate if bit i % 32 of word i // 32 is set."""
-    any_beams: Bool[Array, ""]
-    """Some row is a beam. False: the result is zeros."""
     any_bitmask: Bool[Array, ""]
     """Some row has a bit cleared. False: bitmask is ignored."""
 
@@ -68,27 +66,17 @@ def select_beams(logits: Float[Array, "rows vocab"], inputs: BeamInputs, *, num_
 
     Equal scores go by row, then by token id. Tokens that end a beam are among the candidates, never among the chosen.
     """
-
-    def select() -> BeamOutputs:
-        candidates = _propose(logits, inputs, num_candidates)
-        return _choose(candidates, inputs)
-
-    shapes = jax.eval_shape(select)
-    outputs: BeamOutputs = lax.cond(
-        inputs.any_beams, select, lambda: jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    )
-    return outputs
+    return _choose(_propose(logits, inputs, num_candidates), inputs)
 
 
 def _propose(logits: Array, inputs: BeamInputs, count: int) -> Candidates:
     raw = logits.astype(jnp.float32)
     allowed = lax.cond(inputs.any_bitmask, lambda: apply_bitmask(raw, inputs.bitmask), lambda: raw)
     best, ids = top_tokens(allowed, count)
-    temperature = inputs.beam_temperature[:, None]
+    temperature = inputs.temperature[:, None]
     logprobs = best / temperature - jax.nn.logsumexp(raw / temperature, axis=-1, keepdims=True)
 
     def count_larger() -> Array:
-        # One reduction and no loop: a loop over the candidates would keep the whole step out of the GPU's graph.
         return (raw[:, None, :] > best[:, :, None]).sum(axis=-1, dtype=jnp.int32) + 1
 
     ranks = lax.cond(inputs.any_bitmask, count_larger, lambda: lax.broadcasted_iota(jnp.int32, ids.shape, 1) + 1)
@@ -97,14 +85,14 @@ def _propose(logits: Array, inputs: BeamInputs, count: int) -> Candidates:
 
 def _choose(candidates: Candidates, inputs: BeamInputs) -> BeamOutputs:
     rows, count = candidates.ids.shape
-    is_proposed = lax.broadcasted_iota(jnp.int32, (rows, count), 1) < 2 * inputs.beam_width[:, None]
-    is_end = (candidates.ids[:, :, None] == inputs.beam_end_ids[:, None, :]).any(axis=-1)
-    scores = jnp.where(is_proposed & ~is_end, inputs.beam_score[:, None] + candidates.logprobs, -jnp.inf)
+    is_proposed = lax.broadcasted_iota(jnp.int32, (rows, count), 1) < 2 * inputs.width[:, None]
+    is_end = (candidates.ids[:, :, None] == inputs.end_ids[:, None, :]).any(axis=-1)
+    scores = jnp.where(is_proposed & ~is_end, inputs.score[:, None] + candidates.logprobs, -jnp.inf)
     # Written so that NaN is no candidate.
     scores = jnp.where(scores > -jnp.inf, scores, -jnp.inf)
-    rank = _rank_in_group(scores, inputs.beam_place)
-    is_chosen = (scores > -jnp.inf) & (rank < inputs.beam_width[:, None])
-    place = jnp.where(is_chosen, inputs.beam_place[:, None] + rank, rows).reshape(-1)  # `rows` is outside: dropped
+    rank = _rank_in_group(scores, inputs.place)
+    is_chosen = (scores > -jnp.inf) & (rank < inputs.width[:, None])
+    place = jnp.where(is_chosen, inputs.place[:, None] + rank, rows).reshape(-1)  # `rows` is outside: dropped
     chosen = jnp.full(rows, -1, jnp.int32).at[place].set(jnp.arange(rows * count, dtype=jnp.int32), mode="drop")
     index = jnp.maximum(chosen, 0)
     return BeamOutputs(

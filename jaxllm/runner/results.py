@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from jaxllm.runner.beam_groups import BeamGroup, read_beams
+from jaxllm.runner.beam_selection import BeamOutputs
+from jaxllm.runner.packed_scores import unpack_scores
 from jaxllm.runner.sampler import TokenScores
 from jaxllm.runner.step import StepOutputs
 from jaxllm.sampling_params import SamplingParams
@@ -24,31 +26,27 @@ class DispatchedStep:
         outputs: StepOutputs,
         params: Sequence[SamplingParams],
         beam_groups: Sequence[BeamGroup] = (),
+        beams: BeamOutputs | None = None,
     ) -> None:
         self._step = step
         self._params = params
         self._beam_groups = beam_groups
-        self._token_ids: Any = outputs.sampled.token_ids  # the type of jax arrays lacks is_ready
+        self._tokens: Any = outputs.sampled.tokens  # the type of jax arrays lacks is_ready
         wants_logprobs = any(p.logprobs is not None for p in params)
         wants_prompt = any(request.prompt_logprob_targets is not None for request in step.requests)
-        sampled = outputs.sampled
-        self._sampled = (
-            TokenScores(sampled.logprob, sampled.rank, sampled.top_ids, sampled.top_logprobs)
-            if wants_logprobs
-            else None
-        )
+        self._sampled = outputs.sampled if wants_logprobs else None
         self._prompt = outputs.prompt if wants_prompt else None
-        self._beams = outputs.beams if beam_groups else None
-        for array in jax.tree.leaves((self._token_ids, self._sampled, self._prompt, self._beams)):
+        self._beams = beams
+        for array in jax.tree.leaves((self._tokens, self._sampled, self._prompt, self._beams)):
             array.copy_to_host_async()
 
     def is_ready(self) -> bool:
         """Whether `result` would return without waiting."""
-        return bool(self._token_ids.is_ready())
+        return bool(self._tokens.is_ready())
 
     def result(self) -> StepResult:
         """Waits for the device. A failure on the device is raised here."""
-        token_ids = np.asarray(self._token_ids).tolist()
+        token_ids = np.asarray(self._tokens)[0].tolist()
         requests = self._step.requests
         return StepResult(
             step_id=self._step.step_id,
@@ -63,7 +61,7 @@ class DispatchedStep:
     def _logprobs(self, token_ids: Sequence[int]) -> dict[str, TokenLogprobs]:
         if self._sampled is None:
             return {}
-        scores = jax.tree.map(np.asarray, self._sampled)
+        scores = unpack_scores(self._sampled)
         rows = zip(self._step.requests, self._params, strict=True)
         return {
             request.request_id: _token_logprobs(scores, row, token_ids[row], params.logprobs)
@@ -80,7 +78,7 @@ class DispatchedStep:
     def _prompt_logprobs(self) -> dict[str, list[TokenLogprobs]]:
         if self._prompt is None:
             return {}
-        scores = jax.tree.map(np.asarray, self._prompt)
+        scores = unpack_scores(self._prompt)
         found: dict[str, list[TokenLogprobs]] = {}
         token = 0
         for request, params in zip(self._step.requests, self._params, strict=True):

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import KVCache
 from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
+from jaxllm.runner.beam_selector import BeamSelector
 from jaxllm.runner.buckets import bucket_ladder, smallest
 from jaxllm.runner.compiler_options import compiler_options
 from jaxllm.runner.executables import Compiled, ExecutableStore
@@ -78,7 +79,6 @@ class ModelRunner:
             graphdef,
             treedef,
             max_logprobs=config.max_logprobs,
-            num_beam_candidates=min(config.max_logprobs, 2 * config.max_num_seqs),
             logprobs_mode=config.logprobs_mode,
             replicated=self._everywhere,
         )
@@ -86,6 +86,13 @@ class ModelRunner:
         self._buckets = bucket_ladder(self._platform, config.max_num_seqs, config.max_num_batched_tokens)
         pages_per_request = -(-config.max_model_len // config.page_size)
         self._layouts = {bucket: Layout(bucket, pages_per_request) for bucket in self._buckets}
+        self._beams = BeamSelector(
+            platform=self._platform,
+            max_num_rows=self._buckets[-1].num_rows,
+            vocab_size=vocab_size,
+            num_candidates=min(config.max_logprobs, 2 * config.max_num_seqs),
+            everywhere=self._everywhere,
+        )
         self._slots = SlotTable(config.max_num_seqs, vocab_size, config.page_size)
         self._state = self._initial_state(cache_shape, num_layers)
         self._no_constraints = {rows: self._unconstrained(rows) for rows in {b.num_rows for b in self._buckets}}
@@ -94,7 +101,7 @@ class ModelRunner:
     @property
     def program_names(self) -> list[str]:
         """The programs that `compile` makes."""
-        return [*(bucket.name for bucket in self._buckets), _COUNTS, _COPIES]
+        return [*(bucket.name for bucket in self._buckets), _COUNTS, _COPIES, *self._beams.program_names]
 
     def compile(self, store: ExecutableStore, on_done: Callable[[str], None]) -> None:
         """Gets every program from the store, compiling what it lacks, and runs each once: then nothing compiles."""
@@ -103,11 +110,13 @@ class ModelRunner:
         }
         lowers[_COUNTS] = self._lower_counts
         lowers[_COPIES] = self._lower_copies
+        lowers |= self._beams.lowers(self._state.logits)
         self._programs = store.get_all(lowers, on_done)
         for bucket in self._buckets:
             self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
         self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
         self._copy_pages(())
+        self._beams.start(self._programs, self._state.logits)
         jax.block_until_ready(self._state)
 
     def dispatch(self, step: ScheduledStep) -> DispatchedStep:
@@ -121,19 +130,23 @@ class ModelRunner:
         bucket = smallest(
             self._buckets,
             num_tokens=step.num_tokens,
-            num_rows=max(len(requests), step.num_beam_places),
+            num_rows=len(requests),
             has_chunks=any(request.num_tokens > 1 for request in requests),
         )
-        beam_groups = self._slots.beam_groups(requests) if step.num_beam_places else ()
-        buffer, constraints = self._slots.pack(requests, self._layouts[bucket], beam_groups)
+        buffer, constraints = self._slots.pack(requests, self._layouts[bucket])
         outputs = self._run(bucket, buffer, self._put_constraints(constraints, bucket.num_rows))
         params = [self._slots.params(request.slot) for request in requests]
-        return DispatchedStep(step, outputs, params, beam_groups)
+        if not step.num_beam_places:
+            return DispatchedStep(step, outputs, params)
+        groups = self._slots.beam_groups(requests)
+        beams = self._beams.select(groups, requests, self._slots.beam_bitmask(requests), self._state.logits)
+        return DispatchedStep(step, outputs, params, groups, beams)
 
     def shutdown(self) -> None:
         """Frees weights, cache and programs."""
         for array in jax.tree.leaves((self._state, self._weights, self._no_constraints)):
             array.delete()
+        self._beams.shutdown()
         self._programs = {}
         self._weights = ()
 
@@ -227,6 +240,7 @@ class ModelRunner:
             caches,
             jnp.zeros((slots,), jnp.int32, device=self._everywhere),
             jnp.zeros((slots, self.vocab_size), jnp.int16, device=self._everywhere),
+            jnp.zeros((self._buckets[-1].num_rows, self.vocab_size), self.config.dtype, device=self._everywhere),
         )
 
 

@@ -13,10 +13,10 @@ from jax.sharding import NamedSharding
 
 from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
-from jaxllm.runner.beam_selection import BeamInputs, BeamOutputs, select_beams
 from jaxllm.runner.layout import FLAGS, Layout
+from jaxllm.runner.packed_scores import PackedScores, pack_scores
 from jaxllm.runner.penalty_counts import update_counts
-from jaxllm.runner.sampler import LogprobsMode, SampleOutputs, SamplingInputs, TokenScores, sample, score
+from jaxllm.runner.sampler import LogprobsMode, SamplingInputs, TokenScores, sample, score
 
 FROM_DEVICE = -1
 """Token id of a decode row whose token is the slot's last drawn one, which only the device knows."""
@@ -34,6 +34,8 @@ class DeviceState(NamedTuple):
     """int32 [slots + 1], the last drawn token of each slot; the last entry takes writes that no one reads."""
     counts: jax.Array
     """int16 [slots + 1, vocab], twice the outputs' count plus one for tokens of the prompt."""
+    logits: jax.Array
+    """[most rows, vocab], what the last step's tokens were drawn from, for programs that choose otherwise (beams)."""
 
 
 class Constraints(NamedTuple):
@@ -50,11 +52,10 @@ class Constraints(NamedTuple):
 class StepOutputs(NamedTuple):
     """What comes back to the host."""
 
-    sampled: SampleOutputs
-    prompt: TokenScores | None
-    """Scores of the prompt tokens that follow each token, only in programs with chunks."""
-    beams: BeamOutputs
-    """Zeros in a step without beams."""
+    sampled: PackedScores
+    """Drawn tokens by row; their scores are zeros if no row wants logprobs."""
+    prompt: PackedScores | None
+    """The tokens that follow each token in its prompt, only in programs with chunks; zeros if no row wants them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ class StepProgram:
     treedef: jax.tree_util.PyTreeDef
     layout: Layout
     max_logprobs: int
-    num_beam_candidates: int
     logprobs_mode: LogprobsMode
     replicated: NamedSharding
 
@@ -73,7 +73,7 @@ class StepProgram:
         self, weights: tuple[jax.Array, ...], state: DeviceState, buffer: jax.Array, constraints: Constraints
     ) -> tuple[StepOutputs, DeviceState]:
         model = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, weights))
-        fields = self.layout.unpack(buffer)
+        fields = self.layout.unpack(_at_fixed_address(buffer))
         inputs = StepInputs(_token_ids(fields, state.last_tokens), _attention_inputs(fields))
         hidden, caches = model(inputs, state.caches)
         logits = model.logits(hidden[fields["sample_tokens"]])  # [rows, vocab]
@@ -85,16 +85,18 @@ class StepProgram:
             max_logprobs=self.max_logprobs,
             logprobs_mode=self.logprobs_mode,
         )
-        beams = select_beams(logits, _beam_inputs(fields, constraints), num_candidates=self.num_beam_candidates)
-        prompt = self._score_prompt(model, hidden, fields) if self.layout.bucket.has_chunks else None
+        prompt = None
+        if self.layout.bucket.has_chunks:
+            prompt = pack_scores(fields["targets"], self._score_prompt(model, hidden, fields))
         slots = fields["write_slot"]
         counted = slots < state.counts.shape[0] - 1
         state = DeviceState(
             tuple(caches),
             state.last_tokens.at[slots].set(sampled.token_ids),
             update_counts(state.counts, slots, sampled.token_ids, counted),
+            state.logits.at[: logits.shape[0]].set(logits),
         )
-        return StepOutputs(sampled, prompt, beams), state
+        return StepOutputs(pack_scores(sampled.token_ids, TokenScores(*sampled[1:])), prompt), state
 
     def _score_prompt(self, model: CausalLM, hidden: jax.Array, fields: Mapping[str, jax.Array]) -> TokenScores:
         """Scores each token's target, a few rows of logits at a time; zeros when no request asks."""
@@ -123,6 +125,15 @@ class StepProgram:
         return jax.lax.cond(wanted, scores, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
 
 
+def _at_fixed_address(buffer: jax.Array) -> jax.Array:
+    """A copy among the program's temporary memory, which stays where it is, while `buffer` is elsewhere in each step.
+
+    What reads a moved buffer must be told in a CUDA graph, which takes the host milliseconds when it is every layer.
+    Padding makes it a copy that XLA keeps, the barrier one that it does not make anew for each reader.
+    """
+    return jax.lax.optimization_barrier(jnp.pad(buffer, (0, 1)))
+
+
 def _flags(fields: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: (fields["flags"] >> bit) & 1 != 0 for bit, name in enumerate(FLAGS)}
 
@@ -144,8 +155,3 @@ def _sampling_inputs(fields: Mapping[str, jax.Array], constraints: Constraints) 
     flags = _flags(fields)
     given = {**fields, **flags, **constraints._asdict(), "position": fields["draw_position"]}
     return SamplingInputs(**{name: given[name] for name in SamplingInputs._fields})
-
-
-def _beam_inputs(fields: Mapping[str, jax.Array], constraints: Constraints) -> BeamInputs:
-    given = {**fields, **_flags(fields), "bitmask": constraints.bitmask}
-    return BeamInputs(**{name: given[name] for name in BeamInputs._fields})

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxllm.runner.batch import SlotTable
-from jaxllm.runner.beam_groups import BeamGroup, find_beam_groups, read_beams
+from jaxllm.runner.beam_groups import BeamGroup, BeamLayout, find_beam_groups, pack_beams, read_beams
 from jaxllm.runner.beam_selection import BeamOutputs, Candidates
-from jaxllm.runner.layout import FLAGS, Bucket, Layout
+from jaxllm.runner.layout import Bucket, Layout
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.steps import BeamSettings, ScheduledRequest, SlotStart
 
@@ -57,7 +57,10 @@ def table() -> SlotTable:
 
 @pytest.fixture
 def views(table: SlotTable) -> dict[str, np.ndarray]:
-    return LAYOUT.views(table.pack(ROWS, LAYOUT, table.beam_groups(ROWS))[0])
+    layout = BeamLayout(num_rows=8)
+    views = layout.views(np.zeros(layout.size, np.int32))
+    pack_beams(table.beam_groups(ROWS), ROWS, views)
+    return views
 
 
 def test_neighbouring_rows_of_a_request_are_a_group() -> None:
@@ -70,28 +73,32 @@ def test_neighbouring_rows_of_a_request_are_a_group() -> None:
 
 
 def test_rows_carry_what_their_search_asks_for(views: dict[str, np.ndarray]) -> None:
-    assert views["beam_width"].tolist() == [3, 3, 0, 2, 0, 0, 0, 0]
-    assert views["beam_place"].tolist() == [0, 0, 0, 3, 0, 0, 0, 0]
-    assert views["beam_score"].tolist() == [-1.5, -2.5, 0, 0, 0, 0, 0, 0]
-    assert views["beam_temperature"].tolist() == [1, 1, 1, 0.5, 1, 1, 1, 1]
-    assert [set(row) for row in views["beam_end_ids"].tolist()] == [{5, 9, -1}] * 2 + [{-1}] * 6
+    assert views["width"].tolist() == [3, 3, 0, 2, 0, 0, 0, 0]
+    assert views["place"].tolist() == [0, 0, 0, 3, 0, 0, 0, 0]
+    assert views["score"].tolist() == [-1.5, -2.5, 0, 0, 0, 0, 0, 0]
+    assert views["temperature"].tolist() == [1, 1, 1, 0.5, 1, 1, 1, 1]
+    assert [set(row) for row in views["end_ids"].tolist()] == [{5, 9, -1}] * 2 + [{-1}] * 6
 
 
-def test_the_drawn_tokens_of_beams_are_kept_nowhere(views: dict[str, np.ndarray]) -> None:
+def test_the_drawn_tokens_of_beams_are_kept_nowhere(table: SlotTable) -> None:
+    views = LAYOUT.views(table.pack(ROWS, LAYOUT)[0])
     assert views["write_slot"].tolist() == [NUM_SLOTS, NUM_SLOTS, 1, *[NUM_SLOTS] * 5]
     assert views["slot"][:4].tolist() == [0, 0, 1, 2]
     assert views["token_ids"][:2].tolist() == [7, 8]
 
 
-def test_beams_are_announced(table: SlotTable) -> None:
-    def flags_of(rows: list[ScheduledRequest]) -> list[str]:
-        flags = int(LAYOUT.views(table.pack(rows, LAYOUT, table.beam_groups(rows))[0])["flags"])
-        return [name for bit, name in enumerate(FLAGS) if flags >> bit & 1]
+def test_allowed_tokens_bind_the_choice_of_beams_and_not_the_draw() -> None:
+    table = SlotTable(NUM_SLOTS, 40, 16)
+    table.start(make_start(0, 2, sampling_params=SamplingParams(allowed_token_ids=[3, 35])))
+    row = make_row(0, -1.0, [7])
+    assert table.pack([row], LAYOUT)[1].bitmask is None
+    bitmask = table.beam_bitmask([row])
+    assert bitmask is not None
+    assert bitmask.tolist() == [[1 << 3, 1 << 3]]
 
-    assert flags_of(ROWS) == ["any_beams"]
-    assert flags_of([ROWS[2]]) == []
-    # A chunk that does not end its prompt chooses no beams.
-    assert flags_of([make_row(2, None, [3, 4], samples=False)]) == []
+
+def test_beams_that_may_have_every_token_need_no_bitmask(table: SlotTable) -> None:
+    assert table.beam_bitmask(ROWS) is None
 
 
 def test_results_are_cut_to_the_group() -> None:

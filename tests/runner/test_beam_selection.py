@@ -44,15 +44,14 @@ def make_inputs(groups: list[Group], vocab_size: int = VOCAB_SIZE) -> BeamInputs
         if group.allowed is not None:
             bits[row] = [token in group.allowed for token in range(num_bits)]
     return BeamInputs(
-        beam_width=jnp.asarray([group.width for group, _ in rows], jnp.int32),
-        beam_place=jnp.asarray(
+        width=jnp.asarray([group.width for group, _ in rows], jnp.int32),
+        place=jnp.asarray(
             [place for place, group in zip(places, groups, strict=False) for _ in group.scores], jnp.int32
         ),
-        beam_score=jnp.asarray([score for _, score in rows], jnp.float32),
-        beam_temperature=jnp.asarray([group.temperature for group, _ in rows], jnp.float32),
-        beam_end_ids=jnp.asarray(end_ids),
+        score=jnp.asarray([score for _, score in rows], jnp.float32),
+        temperature=jnp.asarray([group.temperature for group, _ in rows], jnp.float32),
+        end_ids=jnp.asarray(end_ids),
         bitmask=jnp.asarray(np.packbits(bits, axis=-1, bitorder="little").view(np.uint32)),
-        any_beams=jnp.asarray(any(group.width for group in groups)),
         any_bitmask=jnp.asarray(any(group.allowed is not None for group in groups)),
     )
 
@@ -215,6 +214,5 @@ def test_rows_of_nan_propose_nothing() -> None:
     assert (outputs.scores[2:] > -np.inf).all()
 
 
-def test_without_beams_everything_is_zero() -> None:
-    outputs = select(random_logits(2), [OTHER, OTHER])
-    assert all((array == 0).all() for array in jax.tree.leaves(outputs))
+def test_rows_that_are_no_beams_take_no_place() -> None:
+    assert (select(random_logits(2), [OTHER, OTHER]).scores == -np.inf).all()

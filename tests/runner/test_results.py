@@ -6,8 +6,9 @@ import numpy as np
 
 from jaxllm.runner.beam_groups import BeamGroup
 from jaxllm.runner.beam_selection import BeamOutputs, Candidates
+from jaxllm.runner.packed_scores import pack_scores
 from jaxllm.runner.results import DispatchedStep
-from jaxllm.runner.sampler import SampleOutputs, TokenScores
+from jaxllm.runner.sampler import TokenScores
 from jaxllm.runner.step import StepOutputs
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.steps import NO_TARGET, BeamSettings, ScheduledRequest, ScheduledStep, TokenLogprobs
@@ -42,10 +43,11 @@ def make_beams(num_rows: int) -> BeamOutputs:
 
 def dispatch(*rows: tuple[ScheduledRequest, SamplingParams], beam_groups: Sequence[BeamGroup] = ()) -> DispatchedStep:
     """A step whose row r drew token 100 + r, padded to four rows and eight tokens."""
-    sampled = SampleOutputs(jnp.arange(100, 104), *make_scores(4))
+    sampled = pack_scores(jnp.arange(100, 104, dtype=jnp.int32), make_scores(4))
     requests, params = zip(*rows, strict=True)
-    outputs = StepOutputs(sampled, make_scores(8), make_beams(4))
-    return DispatchedStep(ScheduledStep(step_id=5, requests=requests), outputs, params, beam_groups)
+    outputs = StepOutputs(sampled, pack_scores(jnp.zeros(8, jnp.int32), make_scores(8)))
+    beams = make_beams(4) if beam_groups else None
+    return DispatchedStep(ScheduledStep(step_id=5, requests=requests), outputs, params, beam_groups, beams)
 
 
 def summary(logprobs: TokenLogprobs) -> tuple[int, float, int, list[int]]:

@@ -38,13 +38,14 @@ def test_keeps_the_dtypes_of_cache_and_state(port: str, dtype: str) -> None:
     config, mesh = make_config(**PORTS[port]), make_mesh("cpu", 2)
     graphdef, infos, treedef = describe(build_model(config, mesh))
     layout = Layout(Bucket(num_tokens=32, num_rows=ROWS, has_chunks=True), pages_per_request=4)
-    program = StepProgram(graphdef, treedef, layout, 3, 3, "raw_logprobs", replicated(mesh))
+    program = StepProgram(graphdef, treedef, layout, 3, "raw_logprobs", replicated(mesh))
     weights = tuple(jax.ShapeDtypeStruct(info.shape, jnp.dtype(dtype)) for info in infos)
     pages = jax.ShapeDtypeStruct((PAGES, 16, config.num_kv_heads, config.head_dim), jnp.dtype(dtype))
     state = DeviceState(
         tuple(KVCache(pages, pages) for _ in range(config.num_layers)),
         jax.ShapeDtypeStruct((SLOTS,), np.int32),
         jax.ShapeDtypeStruct((SLOTS, VOCAB), np.int16),
+        jax.ShapeDtypeStruct((SLOTS, VOCAB), jnp.dtype(dtype)),
     )
     constraints = Constraints(
         jax.ShapeDtypeStruct((ROWS, 4), np.int32),
@@ -56,5 +57,5 @@ def test_keeps_the_dtypes_of_cache_and_state(port: str, dtype: str) -> None:
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(new_state)] == [
         (x.shape, x.dtype) for x in jax.tree.leaves(state)
     ]
-    assert outputs.sampled.top_ids.shape == (ROWS, 3)
-    assert outputs.prompt.logprob.shape == (32,)
+    assert outputs.sampled.top.shape == (2, ROWS, 3)
+    assert outputs.prompt.tokens.shape == (3, 32)

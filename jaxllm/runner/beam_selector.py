@@ -1,0 +1,106 @@
+"""Chooses beams on the device, in programs of their own, so that steps without beams carry none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxllm.runner.beam_groups import BeamGroup, BeamLayout, pack_beams
+from jaxllm.runner.beam_selection import BeamInputs, BeamOutputs, select_beams
+from jaxllm.runner.executables import Compiled
+from jaxllm.steps import ScheduledRequest
+
+_FEW_ROWS = 64
+_FEW_ROWS_CPU = 8
+
+
+class BeamSelector:
+    """The programs, by the number of rows. They read the logits that the step before them left on the device."""
+
+    def __init__(
+        self, *, platform: str, max_num_rows: int, vocab_size: int, num_candidates: int, everywhere: NamedSharding
+    ) -> None:
+        few = _FEW_ROWS_CPU if platform == "cpu" else _FEW_ROWS
+        self._layouts = {rows: BeamLayout(rows) for rows in sorted({min(few, max_num_rows), max_num_rows})}
+        self._num_candidates = num_candidates
+        self._everywhere = everywhere
+        self._num_words = -(-vocab_size // 32)
+        self._no_bitmasks = {rows: self._put(self._all_bits(rows)) for rows in self._layouts}
+        self._programs: dict[int, Compiled] = {}
+
+    @property
+    def program_names(self) -> list[str]:
+        return [_name(rows) for rows in self._layouts]
+
+    def lowers(self, logits: jax.Array) -> dict[str, Callable[[], Any]]:
+        """What traces and lowers each program for logits of this shape."""
+        return {_name(rows): partial(self._lower, rows, logits) for rows in self._layouts}
+
+    def start(self, programs: Mapping[str, Compiled], logits: jax.Array) -> None:
+        """Takes the compiled programs and runs each once."""
+        self._programs = {rows: programs[_name(rows)] for rows in self._layouts}
+        for rows, layout in self._layouts.items():
+            self._run(rows, np.zeros(layout.size, np.int32), self._no_bitmasks[rows], logits)
+
+    def select(
+        self,
+        groups: Sequence[BeamGroup],
+        requests: Sequence[ScheduledRequest],
+        bitmask: np.ndarray | None,
+        logits: jax.Array,
+    ) -> BeamOutputs:
+        """Starts the choice among the rows of a step. `bitmask` is uint32 [requests, ceil(vocab / 32)], if some may not
+        have every token; `logits` are those that the step has left.
+        """
+        last = groups[-1]
+        needed = max(len(requests), last.first_place + last.settings.width)
+        rows = next(rows for rows in self._layouts if rows >= needed)
+        buffer = np.zeros(self._layouts[rows].size, np.int32)
+        views = self._layouts[rows].views(buffer)
+        pack_beams(groups, requests, views)
+        masks = self._no_bitmasks[rows]
+        if bitmask is not None:
+            views["any_bitmask"][...] = True
+            padded = self._all_bits(rows)
+            padded[: len(bitmask)] = bitmask
+            masks = self._put(padded)
+        return self._run(rows, buffer, masks, logits)
+
+    def shutdown(self) -> None:
+        """Frees the programs and what they hold on the device."""
+        for array in self._no_bitmasks.values():
+            array.delete()
+        self._programs = {}
+
+    def _run(self, rows: int, buffer: np.ndarray, bitmask: jax.Array, logits: jax.Array) -> BeamOutputs:
+        outputs: BeamOutputs = self._programs[rows](logits, self._put(buffer), bitmask)
+        return outputs
+
+    def _lower(self, rows: int, logits: jax.Array) -> Any:
+        layout = self._layouts[rows]
+
+        def choose_beams(logits: jax.Array, buffer: jax.Array, bitmask: jax.Array) -> BeamOutputs:
+            fields = layout.unpack(buffer)
+            given = {**fields, "bitmask": bitmask, "any_bitmask": fields["any_bitmask"] != 0}
+            inputs = BeamInputs(**{name: given[name] for name in BeamInputs._fields})
+            return select_beams(logits[:rows], inputs, num_candidates=self._num_candidates)
+
+        buffer = jax.ShapeDtypeStruct((layout.size,), jnp.int32, sharding=self._everywhere)
+        program = jax.jit(choose_beams, out_shardings=self._everywhere)
+        return program.lower(logits, buffer, self._no_bitmasks[rows])
+
+    def _all_bits(self, rows: int) -> np.ndarray:
+        return np.full((rows, self._num_words), 0xFFFFFFFF, np.uint32)
+
+    def _put(self, array: np.ndarray) -> jax.Array:
+        return jax.device_put(array, self._everywhere)
+
+
+def _name(rows: int) -> str:
+    return f"beams_{rows}"
