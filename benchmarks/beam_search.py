@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cpu_workload import random_prompts
+from benchmarks.host_stages import HostStages
 from jaxllm import BeamSearchParams, JaxLLM, SamplingParams
 
 REPOSITORY = Path(__file__).parent.parent
@@ -40,8 +41,11 @@ def main() -> None:
         max_num_seqs=arguments.max_num_seqs or num_rows,
     )
     generator = np.random.default_rng(0)
+    stages = HostStages(llm)
     beam = measure(lambda prompts: search(llm, prompts, arguments), generator, llm, arguments)
+    print(f"beam search: {stages.report()}")
     greedy = measure(lambda prompts: decode(llm, prompts * arguments.width, arguments), generator, llm, arguments)
+    print(f"greedy: {stages.report()}")
     case = (
         f"{arguments.prompts} prompts of {arguments.input_len}, width {arguments.width}, {arguments.output_len} tokens"
     )

@@ -17,5 +17,5 @@ python3 -m pytest -m gpu -q
 python3 benchmarks/gpu_attention.py
 for model in ${JAXLLM_GPU_MODELS:-benchmarks/configs/llama-3.1-8b}; do
     echo "$model"
-    python3 benchmarks/gpu_engine.py "$model"
+    python3 -m benchmarks.gpu_engine "$model"
 done

@@ -1,6 +1,6 @@
 """The engine on one GPU with random weights: start, decode steps and a prefill, against what the bytes alone cost.
 
-python benchmarks/gpu_engine.py benchmarks/configs/llama-3.1-8b --batch-sizes 1 64
+python -m benchmarks.gpu_engine benchmarks/configs/llama-3.1-8b --batch-sizes 1 64
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.host_stages import HostStages
 from jaxllm.llm import JaxLLM
 from jaxllm.sampling_params import SamplingParams
 
@@ -68,9 +69,12 @@ def _report_decode(llm: JaxLLM, rng: np.random.Generator, batch_size: int, optio
     )
     one_params = all_params.clone(max_tokens=1)
     one, all_ = [], []
+    stages = HostStages(llm)
     for _ in range(options.repeats + 1):
         one.append(_seconds(llm, rng, batch_size, options.prompt_len, one_params))
+        stages.report()
         all_.append(_seconds(llm, rng, batch_size, options.prompt_len, all_params))
+        spent = stages.report()
     step = (float(np.median(all_[1:])) - float(np.median(one[1:]))) / options.output_len
     floor = _step_bytes(llm, batch_size, options.prompt_len + options.output_len // 2) / bandwidth
     print(
@@ -78,6 +82,7 @@ def _report_decode(llm: JaxLLM, rng: np.random.Generator, batch_size: int, optio
         f"{floor / step:.0%} of the byte floor {floor * 1e3:.2f} ms; "
         f"first token after {np.median(one[1:]) * 1e3:.1f} ms"
     )
+    print(f"    last call, host and waiting: {spent}")
 
 
 def _seconds(llm: JaxLLM, rng: np.random.Generator, batch_size: int, prompt_len: int, params: SamplingParams) -> float:

@@ -118,9 +118,11 @@ class BeamSearch:
     def _end_beams(self, parents: list[Beam], candidates: list[BeamCandidates]) -> None:
         if not self._end_token_ids.size:
             return
-        for beam, proposed in zip(parents, candidates, strict=True):
-            is_end = np.isin(proposed.token_ids, self._end_token_ids) & (proposed.logprobs > -np.inf)
-            for index in np.flatnonzero(is_end).tolist():
+        proposed_ids = np.array([proposed.token_ids for proposed in candidates])
+        is_end = (proposed_ids[:, :, None] == self._end_token_ids).any(axis=-1)
+        for row in np.flatnonzero(is_end.any(axis=-1)).tolist():
+            beam, proposed = parents[row], candidates[row]
+            for index in np.flatnonzero(is_end[row] & (proposed.logprobs > -np.inf)).tolist():
                 node = _Node(beam.node, int(proposed.token_ids[index]), proposed)
                 score = beam.score + float(proposed.logprobs[index])
                 self._ended.append(_EndedBeam(node, score, self.num_generated, True))

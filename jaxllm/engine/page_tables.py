@@ -97,8 +97,10 @@ class PageTables:
             if offset:
                 copies.append((last_page_ids[place], new_page_id))
                 self.pool.discard([last_page_ids[place]])
-            page_ids = np.append(beam.page_ids[:index], np.int32(new_page_id))
-            search.beams[place] = beam._replace(page_ids=page_ids)
+            page_ids = np.empty(index + 1, np.int32)
+            page_ids[:index] = beam.page_ids[:index]
+            page_ids[index] = new_page_id
+            search.beams[place] = Beam(beam.node, beam.score, page_ids)
         assert not new_page_ids, "pages were taken that no beam needs"
         return copies
 

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 from jaxllm.runner.beam_groups import BeamGroup, find_beam_groups
 from jaxllm.runner.layout import FLAGS, ROW_PARAMETERS, Layout
-from jaxllm.runner.step import FROM_DEVICE
+from jaxllm.runner.token_packing import pack_tokens
 from jaxllm.sampling_params import MAX_LOGIT_EDITS, SamplingParams
-from jaxllm.steps import NO_PAGE, NO_TARGET, ScheduledRequest, SlotStart
+from jaxllm.steps import ScheduledRequest, SlotStart
 
 _FLAG_BITS = {name: 1 << bit for bit, name in enumerate(FLAGS)}
 _UNUSED_EDIT = -1
@@ -44,6 +43,7 @@ class SlotTable:
         self._flags = np.zeros(max_num_seqs + 1, np.int32)
         self._starts: dict[int, SlotStart] = {}
         self._allowed: dict[int, np.ndarray] = {}
+        self._edited: set[int] = set()  # slots whose requests may change logits
 
     def start(self, start: SlotStart) -> None:
         """Takes over the parameters of the slot's new request."""
@@ -62,6 +62,9 @@ class SlotTable:
         self._allowed.pop(slot, None)
         if params.allowed_token_ids:
             self._allowed[slot] = _pack_bits(params.allowed_token_ids, self.vocab_size)
+        self._edited.discard(slot)
+        if params.logit_bias or params.min_tokens > 0 or start.bad_word_ids:
+            self._edited.add(slot)
         self._flags[slot] = self._static_flags(params, slot)
 
     def params(self, slot: int) -> SamplingParams:
@@ -99,7 +102,7 @@ class SlotTable:
         ]
         for name, column in self._parameters.items():
             views[name][:] = column[slots]
-        _pack_tokens(requests, views, self.page_size)
+        pack_tokens(requests, views, self.page_size)
         sampling = [request for request in requests if request.samples and request.beam_score is None]
         flags = int(np.bitwise_or.reduce(self._flags[[r.slot for r in sampling]], initial=0))
         edits = self._edits(requests, layout.bucket.num_rows)
@@ -120,7 +123,9 @@ class SlotTable:
     def _edits(self, requests: Sequence[ScheduledRequest], num_rows: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Biases and bans of the rows; None when there are none."""
         ids = values = None
-        for row, request in enumerate(requests):
+        edited = [row for row, request in enumerate(requests) if request.slot in self._edited] if self._edited else ()
+        for row in edited:
+            request = requests[row]
             entries = self._row_edits(request) if request.samples else {}
             if not entries:
                 continue
@@ -147,36 +152,6 @@ def has_penalties(params: SamplingParams) -> bool:
     return params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
 
 
-def _pack_tokens(requests: Sequence[ScheduledRequest], views: dict[str, np.ndarray], page_size: int) -> None:
-    """Fills everything that describes tokens, pages and rows."""
-    token = num_decodes = 0
-    tiles: list[tuple[int, int, int]] = []
-    views["targets"][:] = NO_TARGET
-    views["context_lens"][:] = 1
-    for row, request in enumerate(requests):
-        count, computed = request.num_tokens, request.num_computed_tokens
-        end = token + count
-        views["page_tables"][row, : len(request.page_ids)] = request.page_ids
-        views["context_lens"][row] = computed + count
-        views["token_ids"][token:end] = FROM_DEVICE if request.token_ids is None else request.token_ids
-        positions = np.arange(computed, computed + count, dtype=np.int32)
-        views["positions"][token:end] = positions
-        views["slot_mapping"][token:end] = request.page_ids[positions // page_size] * page_size + positions % page_size
-        views["sample_tokens"][row] = end - 1
-        views["draw_position"][row] = computed + count
-        if request.prompt_logprob_targets is not None:
-            views["targets"][token:end] = request.prompt_logprob_targets
-        if count == 1 and num_decodes == row:
-            num_decodes += 1
-        else:
-            tiles.extend((row, token + at, min(TILE_TOKENS, count - at)) for at in range(0, count, TILE_TOKENS))
-        token = end
-    views["num_decodes"][...] = num_decodes
-    views["num_tiles"][...] = len(tiles)
-    if tiles:
-        views["tiles"][: len(tiles)] = tiles
-
-
 def _pack_bits(token_ids: Sequence[int], vocab_size: int) -> np.ndarray:
     """uint32 [ceil(vocab / 32)] with the bits of the given tokens set."""
     is_allowed = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
@@ -193,6 +168,3 @@ def _banned_by_words(words: tuple[tuple[int, ...], ...], request: ScheduledReque
         for word in words
         if len(word) == 1 or (len(outputs) >= len(word) - 1 and outputs[1 - len(word) :] == word[:-1])
     ]
-
-
-assert NO_PAGE == 0, "zeroed page tables point at the page that no request owns"

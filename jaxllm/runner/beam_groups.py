@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -56,15 +57,13 @@ def find_beam_groups(requests: Sequence[ScheduledRequest], starts: Mapping[int, 
     """The groups of a step in the order of their rows, with places one after the other."""
     groups: list[BeamGroup] = []
     first_place = 0
-    for row, request in enumerate(requests):
-        if request.beam_score is None:
-            continue
-        if groups and groups[-1].request_id == request.request_id:
-            groups[-1] = groups[-1]._replace(num_rows=groups[-1].num_rows + 1)
-            continue
+    beams = ((row, request) for row, request in enumerate(requests) if request.beam_score is not None)
+    for request_id, rows in groupby(beams, key=lambda beam: beam[1].request_id):
+        (first_row, request), *others = rows
         start = starts[request.slot]
         assert start.beam is not None, f"slot {request.slot} was not started for a beam search"
-        groups.append(BeamGroup(request.request_id, row, 1, first_place, start.beam, start.stop_token_ids))
+        num_rows = 1 + len(others)
+        groups.append(BeamGroup(request_id, first_row, num_rows, first_place, start.beam, start.stop_token_ids))
         first_place += start.beam.width
     return groups
 

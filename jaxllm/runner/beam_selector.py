@@ -16,18 +16,14 @@ from jaxllm.runner.beam_selection import BeamInputs, BeamOutputs, select_beams
 from jaxllm.runner.executables import Compiled
 from jaxllm.steps import ScheduledRequest
 
-_FEW_ROWS = 64
-_FEW_ROWS_CPU = 8
-
 
 class BeamSelector:
     """The programs, by the number of rows. They read the logits that the step before them left on the device."""
 
     def __init__(
-        self, *, platform: str, max_num_rows: int, vocab_size: int, num_candidates: int, everywhere: NamedSharding
+        self, sizes: Sequence[int], *, vocab_size: int, num_candidates: int, everywhere: NamedSharding
     ) -> None:
-        few = _FEW_ROWS_CPU if platform == "cpu" else _FEW_ROWS
-        self._layouts = {rows: BeamLayout(rows) for rows in sorted({min(few, max_num_rows), max_num_rows})}
+        self._layouts = {rows: BeamLayout(rows) for rows in sizes}
         self._num_candidates = num_candidates
         self._everywhere = everywhere
         self._num_words = -(-vocab_size // 32)

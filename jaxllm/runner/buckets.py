@@ -11,6 +11,7 @@ _CPU_DECODE_ROWS = (1, 8, 32)
 """Two to eight rows take the same time there: XLA packs the weights anew at each product, and that is most of it."""
 _CPU_MIXED_TOKENS = (64, 512)
 _DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_CPU_FEW_ROWS, _FEW_ROWS = 8, 64
 _MIXED_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
 
 
@@ -22,6 +23,12 @@ def bucket_ladder(platform: str, max_num_seqs: int, max_num_batched_tokens: int)
     most = rows[-1]
     decode = [Bucket(num_tokens=n, num_rows=n, has_chunks=False) for n in rows]
     return decode + [Bucket(num_tokens=n, num_rows=most, has_chunks=True) for n in tokens]
+
+
+def row_sizes(platform: str, most: int) -> list[int]:
+    """For small programs over the rows of a step: one for few of them and one for all."""
+    few = _CPU_FEW_ROWS if platform == "cpu" else _FEW_ROWS
+    return sorted({min(few, most), most})
 
 
 def _ladder(sizes: Sequence[int], most: int, *, step: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,11 +17,11 @@ from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import KVCache
 from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
 from jaxllm.runner.beam_selector import BeamSelector
-from jaxllm.runner.buckets import bucket_ladder, smallest
+from jaxllm.runner.buckets import bucket_ladder, row_sizes, smallest
 from jaxllm.runner.compiler_options import compiler_options
 from jaxllm.runner.executables import Compiled, ExecutableStore
 from jaxllm.runner.layout import Bucket, Layout
-from jaxllm.runner.page_copies import copy_pages, pack_copies
+from jaxllm.runner.page_copier import PageCopier
 from jaxllm.runner.penalty_counts import reset_counts
 from jaxllm.runner.results import DispatchedStep
 from jaxllm.runner.sampler import LogprobsMode
@@ -86,9 +86,10 @@ class ModelRunner:
         self._buckets = bucket_ladder(self._platform, config.max_num_seqs, config.max_num_batched_tokens)
         pages_per_request = -(-config.max_model_len // config.page_size)
         self._layouts = {bucket: Layout(bucket, pages_per_request) for bucket in self._buckets}
+        sizes = row_sizes(self._platform, self._buckets[-1].num_rows)
+        self._copier = PageCopier(sizes, mesh, compiler_options(self._platform, self._buckets[-1]))
         self._beams = BeamSelector(
-            platform=self._platform,
-            max_num_rows=self._buckets[-1].num_rows,
+            sizes,
             vocab_size=vocab_size,
             num_candidates=min(config.max_logprobs, 2 * config.max_num_seqs),
             everywhere=self._everywhere,
@@ -101,7 +102,12 @@ class ModelRunner:
     @property
     def program_names(self) -> list[str]:
         """The programs that `compile` makes."""
-        return [*(bucket.name for bucket in self._buckets), _COUNTS, _COPIES, *self._beams.program_names]
+        return [
+            *(bucket.name for bucket in self._buckets),
+            _COUNTS,
+            *self._copier.program_names,
+            *self._beams.program_names,
+        ]
 
     def compile(self, store: ExecutableStore, on_done: Callable[[str], None]) -> None:
         """Gets every program from the store, compiling what it lacks, and runs each once: then nothing compiles."""
@@ -109,13 +115,13 @@ class ModelRunner:
             bucket.name: partial(self._lower_step, bucket) for bucket in reversed(self._buckets)
         }
         lowers[_COUNTS] = self._lower_counts
-        lowers[_COPIES] = self._lower_copies
+        lowers |= self._copier.lowers(self._state.caches)
         lowers |= self._beams.lowers(self._state.logits)
         self._programs = store.get_all(lowers, on_done)
         for bucket in self._buckets:
             self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
         self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
-        self._copy_pages(())
+        self._state = self._state._replace(caches=self._copier.start(self._programs, self._state.caches))
         self._beams.start(self._programs, self._state.logits)
         jax.block_until_ready(self._state)
 
@@ -125,7 +131,7 @@ class ModelRunner:
             self._slots.start(start)
             self._start_counts(start)
         if step.page_copies:
-            self._copy_pages(step.page_copies)
+            self._state = self._state._replace(caches=self._copier.copy(step.page_copies, self._state.caches))
         requests = step.requests
         bucket = smallest(
             self._buckets,
@@ -185,22 +191,6 @@ class ModelRunner:
             self._state.counts, scalar, chunk, chunk
         )
 
-    def _lower_copies(self) -> Any:
-        caches = self._state.caches
-        pairs = pack_copies((), self.max_num_seqs, self._platform)
-        shardings = jax.tree.map(lambda array: array.sharding, caches)
-        program = jax.jit(
-            partial(copy_pages, mesh=self._mesh),
-            donate_argnums=0,
-            out_shardings=shardings,
-            compiler_options=compiler_options(self._platform, self._buckets[-1]),
-        )
-        return program.lower(caches, jax.ShapeDtypeStruct(pairs.shape, pairs.dtype, sharding=self._everywhere))
-
-    def _copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
-        pairs = jax.device_put(pack_copies(copies, self.max_num_seqs, self._platform), self._everywhere)
-        self._state = self._state._replace(caches=self._programs[_COPIES](self._state.caches, pairs))
-
     def _start_counts(self, start: SlotStart) -> None:
         if has_penalties(start.sampling_params):
             self._count_tokens(start.slot, start.prompt_token_ids, start.output_token_ids)
@@ -245,7 +235,6 @@ class ModelRunner:
 
 
 _COUNTS = "counts"
-_COPIES = "page_copies"
 
 
 def _chunk(tokens: np.ndarray, start: int) -> np.ndarray:

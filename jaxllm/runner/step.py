@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.runner.layout import FLAGS, Layout
+from jaxllm.runner.packed_fields import at_fixed_address
 from jaxllm.runner.packed_scores import PackedScores, pack_scores
 from jaxllm.runner.penalty_counts import update_counts
 from jaxllm.runner.sampler import LogprobsMode, SamplingInputs, TokenScores, sample, score
@@ -73,7 +74,7 @@ class StepProgram:
         self, weights: tuple[jax.Array, ...], state: DeviceState, buffer: jax.Array, constraints: Constraints
     ) -> tuple[StepOutputs, DeviceState]:
         model = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, weights))
-        fields = self.layout.unpack(_at_fixed_address(buffer))
+        fields = self.layout.unpack(at_fixed_address(buffer))
         inputs = StepInputs(_token_ids(fields, state.last_tokens), _attention_inputs(fields))
         hidden, caches = model(inputs, state.caches)
         logits = model.logits(hidden[fields["sample_tokens"]])  # [rows, vocab]
@@ -123,15 +124,6 @@ class StepProgram:
         shapes = jax.eval_shape(scores)
         wanted = _flags(fields)["any_prompt_logprobs"]
         return jax.lax.cond(wanted, scores, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
-
-
-def _at_fixed_address(buffer: jax.Array) -> jax.Array:
-    """A copy among the program's temporary memory, which stays where it is, while `buffer` is elsewhere in each step.
-
-    What reads a moved buffer must be told in a CUDA graph, which takes the host milliseconds when it is every layer.
-    Padding makes it a copy that XLA keeps, the barrier one that it does not make anew for each reader.
-    """
-    return jax.lax.optimization_barrier(jnp.pad(buffer, (0, 1)))
 
 
 def _flags(fields: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,0 +1,100 @@
+"""Copies pages of the KV cache, so that beams which shared a page can each write their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
+
+from jaxllm.models.inputs import KVCache
+from jaxllm.runner.compiler_options import CompilerOptions
+from jaxllm.runner.executables import Compiled
+from jaxllm.runner.packed_fields import at_fixed_address
+from jaxllm.runner.sharding import replicated
+from jaxllm.steps import NO_PAGE
+
+Caches = tuple[KVCache, ...]
+
+
+class PageCopier:
+    """The programs, by the number of pages that they copy. They work in place: the caches are donated."""
+
+    def __init__(self, sizes: Sequence[int], mesh: Mesh, options: CompilerOptions | None) -> None:
+        self._sizes = sizes
+        self._mesh = mesh
+        self._everywhere = replicated(mesh)
+        self._options = options
+        self._programs: dict[int, Compiled] = {}
+
+    @property
+    def program_names(self) -> list[str]:
+        return [_name(size) for size in self._sizes]
+
+    def lowers(self, caches: Caches) -> dict[str, Callable[[], Any]]:
+        """What traces and lowers each program for caches of this shape."""
+        return {_name(size): partial(self._lower, size, caches) for size in self._sizes}
+
+    def start(self, programs: Mapping[str, Compiled], caches: Caches) -> Caches:
+        """Takes the compiled programs and runs each once."""
+        self._programs = {size: programs[_name(size)] for size in self._sizes}
+        for size in self._sizes:
+            caches = self._run(size, [], caches)
+        return caches
+
+    def copy(self, copies: Sequence[tuple[int, int]], caches: Caches) -> Caches:
+        """Starts copying (source, destination) pages, at most as many as the largest program takes."""
+        size = next(size for size in self._sizes if size >= len(copies))
+        return self._run(size, copies, caches)
+
+    def _run(self, size: int, copies: Sequence[tuple[int, int]], caches: Caches) -> Caches:
+        pairs = jax.device_put(pack_copies(copies, size), self._everywhere)
+        copied: Caches = self._programs[size](caches, pairs)
+        return copied
+
+    def _lower(self, size: int, caches: Caches) -> Any:
+        shardings = jax.tree.map(lambda array: array.sharding, caches)
+        program = jax.jit(
+            partial(copy_pages, mesh=self._mesh),
+            donate_argnums=0,
+            out_shardings=shardings,
+            compiler_options=self._options,
+        )
+        return program.lower(caches, jax.ShapeDtypeStruct((size, 2), np.int32, sharding=self._everywhere))
+
+
+def pack_copies(copies: Sequence[tuple[int, int]], size: int) -> np.ndarray:
+    """(source, destination) pages as int32 [size, 2], filled up with copies of the page that nobody owns to itself."""
+    pairs = np.full((size, 2), NO_PAGE, np.int32)
+    pairs[: len(copies)] = np.array(copies, np.int32).reshape(-1, 2)
+    return pairs
+
+
+def copy_pages(caches: Caches, pairs: Int[Array, "pairs 2"], *, mesh: Mesh) -> Caches:
+    """Copies pages within all layers; each device copies its own heads. No destination may be a source too."""
+    (axis,) = mesh.axis_names
+    cache, everywhere = PartitionSpec(None, None, axis), PartitionSpec()
+    specs = jax.tree.map(lambda _: cache, caches)
+    fixed = at_fixed_address(pairs.reshape(-1))[: pairs.size].reshape(pairs.shape)
+    copied: Caches = jax.shard_map(
+        _copy_local, mesh=mesh, in_specs=(specs, everywhere), out_specs=specs, check_vma=False
+    )(caches, fixed)
+    return copied
+
+
+def _copy_local(caches: Caches, pairs: Array) -> Caches:
+    return jax.tree.map(partial(_copy_rows, sources=pairs[:, 0], destinations=pairs[:, 1]), caches)
+
+
+def _copy_rows(pool: Array, *, sources: Array, destinations: Array) -> Array:
+    rows = pool.reshape(pool.shape[0], -1)
+    copied = rows.at[sources].get(mode="promise_in_bounds")
+    return rows.at[destinations].set(copied, mode="promise_in_bounds").reshape(pool.shape)
+
+
+def _name(size: int) -> str:
+    return f"page_copies_{size}"
