@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxllm.runner.beam_groups import BeamGroup, BeamLayout, pack_beams
 from jaxllm.runner.beam_selection import BeamInputs, BeamOutputs, select_beams
 from jaxllm.runner.executables import Compiled
+from jaxllm.runner.fixed_memory import FixedBuffers
 from jaxllm.steps import ScheduledRequest
 
 
@@ -24,22 +24,20 @@ class BeamSelector:
         self, sizes: Sequence[int], *, vocab_size: int, num_candidates: int, everywhere: NamedSharding
     ) -> None:
         self._layouts = {rows: BeamLayout(rows) for rows in sizes}
+        self._buffers = FixedBuffers([layout.size for layout in self._layouts.values()], everywhere)
         self._num_candidates = num_candidates
         self._everywhere = everywhere
         self._num_words = -(-vocab_size // 32)
         self._no_bitmasks = {rows: self._put(self._all_bits(rows)) for rows in self._layouts}
         self._programs: dict[int, Compiled] = {}
 
-    @property
-    def program_names(self) -> list[str]:
-        return [_name(rows) for rows in self._layouts]
-
     def lowers(self, logits: jax.Array) -> dict[str, Callable[[], Any]]:
         """What traces and lowers each program for logits of this shape."""
-        return {_name(rows): partial(self._lower, rows, logits) for rows in self._layouts}
+        return self._buffers.lowers() | {_name(rows): partial(self._lower, rows, logits) for rows in self._layouts}
 
     def start(self, programs: Mapping[str, Compiled], logits: jax.Array) -> None:
         """Takes the compiled programs and runs each once."""
+        self._buffers.start(programs)
         self._programs = {rows: programs[_name(rows)] for rows in self._layouts}
         for rows, layout in self._layouts.items():
             self._run(rows, np.zeros(layout.size, np.int32), self._no_bitmasks[rows], logits)
@@ -68,14 +66,15 @@ class BeamSelector:
             masks = self._put(padded)
         return self._run(rows, buffer, masks, logits)
 
-    def shutdown(self) -> None:
-        """Frees the programs and what they hold on the device."""
+    def delete(self) -> None:
+        """Frees the programs and their memory."""
+        self._buffers.delete()
         for array in self._no_bitmasks.values():
             array.delete()
         self._programs = {}
 
     def _run(self, rows: int, buffer: np.ndarray, bitmask: jax.Array, logits: jax.Array) -> BeamOutputs:
-        outputs: BeamOutputs = self._programs[rows](logits, self._put(buffer), bitmask)
+        outputs: BeamOutputs = self._programs[rows](logits, self._buffers.put(buffer), bitmask)
         return outputs
 
     def _lower(self, rows: int, logits: jax.Array) -> Any:
@@ -87,9 +86,8 @@ class BeamSelector:
             inputs = BeamInputs(**{name: given[name] for name in BeamInputs._fields})
             return select_beams(logits[:rows], inputs, num_candidates=self._num_candidates)
 
-        buffer = jax.ShapeDtypeStruct((layout.size,), jnp.int32, sharding=self._everywhere)
         program = jax.jit(choose_beams, out_shardings=self._everywhere)
-        return program.lower(logits, buffer, self._no_bitmasks[rows])
+        return program.lower(logits, self._buffers.shape(layout.size), self._no_bitmasks[rows])
 
     def _all_bits(self, rows: int) -> np.ndarray:
         return np.full((rows, self._num_words), 0xFFFFFFFF, np.uint32)

@@ -54,15 +54,5 @@ class PackedFields(ABC):
         return arrays
 
 
-def at_fixed_address(buffer: jax.Array) -> jax.Array:
-    """A copy of a traced [size], longer by one, in the program's temporary memory, which stays where it is.
-
-    An argument that was just transferred lies elsewhere each time, and what reads it must be told in a CUDA graph:
-    milliseconds of the host's time when that is every layer. Padding makes a copy that XLA keeps, and the barrier has
-    it made once, not for each reader.
-    """
-    return jax.lax.optimization_barrier(jnp.pad(buffer, (0, 1)))
-
-
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,7 +1,4 @@
-"""The scores of a step as two arrays, so that the program has few outputs.
-
-Every output lies at a new address in each step, and whatever writes to one must be told in a CUDA graph.
-"""
+"""The scores of a step as two arrays, so that little is to be fetched."""
 
 from __future__ import annotations
 
@@ -24,20 +21,18 @@ class PackedScores(NamedTuple):
     top: Int[Array, "2 rows top"]
     """The likeliest tokens, their logprobs."""
 
+    def replace_rows(self, token_ids: Int[Array, " rows"], scores: TokenScores) -> PackedScores:
+        """These, with the first rows replaced."""
+        tokens = jnp.stack([token_ids, scores.rank, _bits(scores.logprob)])
+        top = jnp.stack([scores.top_ids, _bits(scores.top_logprobs)])
+        rows = len(token_ids)
+        return PackedScores(self.tokens.at[:, :rows].set(tokens), self.top.at[:, :rows].set(top))
 
-def pack_scores(token_ids: Int[Array, " rows"], scores: TokenScores) -> PackedScores:
-    """Both arrays, traced."""
-    return PackedScores(
-        jnp.stack([token_ids, scores.rank, _bits(scores.logprob)]),
-        jnp.stack([scores.top_ids, _bits(scores.top_logprobs)]),
-    )
 
-
-def unpack_scores(packed: PackedScores) -> TokenScores:
+def unpack_scores(tokens: jax.Array, top: jax.Array) -> TokenScores:
     """The scores as NumPy arrays; waits for the device."""
-    tokens, top = np.asarray(packed.tokens), np.asarray(packed.top)
-    floats = np.float32
-    return TokenScores(tokens[2].view(floats), tokens[1], top[0], top[1].view(floats))
+    host_tokens, host_top = np.asarray(tokens), np.asarray(top)
+    return TokenScores(host_tokens[2].view(np.float32), host_tokens[1], host_top[0], host_top[1].view(np.float32))
 
 
 def _bits(values: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from jaxllm.models.inputs import KVCache
 from jaxllm.runner.compiler_options import CompilerOptions
 from jaxllm.runner.executables import Compiled
-from jaxllm.runner.packed_fields import at_fixed_address
+from jaxllm.runner.fixed_memory import FixedBuffers
 from jaxllm.runner.sharding import replicated
 from jaxllm.steps import NO_PAGE
 
@@ -27,20 +27,17 @@ class PageCopier:
     def __init__(self, sizes: Sequence[int], mesh: Mesh, options: CompilerOptions | None) -> None:
         self._sizes = sizes
         self._mesh = mesh
-        self._everywhere = replicated(mesh)
+        self._pairs = FixedBuffers([2 * size for size in sizes], replicated(mesh))
         self._options = options
         self._programs: dict[int, Compiled] = {}
 
-    @property
-    def program_names(self) -> list[str]:
-        return [_name(size) for size in self._sizes]
-
     def lowers(self, caches: Caches) -> dict[str, Callable[[], Any]]:
         """What traces and lowers each program for caches of this shape."""
-        return {_name(size): partial(self._lower, size, caches) for size in self._sizes}
+        return self._pairs.lowers() | {_name(size): partial(self._lower, size, caches) for size in self._sizes}
 
     def start(self, programs: Mapping[str, Compiled], caches: Caches) -> Caches:
-        """Takes the compiled programs and runs each once."""
+        """Takes the compiled programs and runs each once; returns the caches."""
+        self._pairs.start(programs)
         self._programs = {size: programs[_name(size)] for size in self._sizes}
         for size in self._sizes:
             caches = self._run(size, [], caches)
@@ -51,8 +48,13 @@ class PageCopier:
         size = next(size for size in self._sizes if size >= len(copies))
         return self._run(size, copies, caches)
 
+    def delete(self) -> None:
+        """Frees the programs and their memory."""
+        self._pairs.delete()
+        self._programs = {}
+
     def _run(self, size: int, copies: Sequence[tuple[int, int]], caches: Caches) -> Caches:
-        pairs = jax.device_put(pack_copies(copies, size), self._everywhere)
+        pairs = self._pairs.put(pack_copies(copies, size).reshape(-1))
         copied: Caches = self._programs[size](caches, pairs)
         return copied
 
@@ -64,7 +66,7 @@ class PageCopier:
             out_shardings=shardings,
             compiler_options=self._options,
         )
-        return program.lower(caches, jax.ShapeDtypeStruct((size, 2), np.int32, sharding=self._everywhere))
+        return program.lower(caches, self._pairs.shape(2 * size))
 
 
 def pack_copies(copies: Sequence[tuple[int, int]], size: int) -> np.ndarray:
@@ -74,15 +76,17 @@ def pack_copies(copies: Sequence[tuple[int, int]], size: int) -> np.ndarray:
     return pairs
 
 
-def copy_pages(caches: Caches, pairs: Int[Array, "pairs 2"], *, mesh: Mesh) -> Caches:
-    """Copies pages within all layers; each device copies its own heads. No destination may be a source too."""
+def copy_pages(caches: Caches, pairs: Int[Array, " numbers"], *, mesh: Mesh) -> Caches:
+    """Copies pages within all layers; each device copies its own heads.
+
+    `pairs` are source, destination, source, destination and so on; no destination may be a source too.
+    """
     (axis,) = mesh.axis_names
     cache, everywhere = PartitionSpec(None, None, axis), PartitionSpec()
     specs = jax.tree.map(lambda _: cache, caches)
-    fixed = at_fixed_address(pairs.reshape(-1))[: pairs.size].reshape(pairs.shape)
     copied: Caches = jax.shard_map(
         _copy_local, mesh=mesh, in_specs=(specs, everywhere), out_specs=specs, check_vma=False
-    )(caches, fixed)
+    )(caches, pairs.reshape(-1, 2))
     return copied
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +10,13 @@ import numpy as np
 
 from jaxllm.runner.beam_groups import BeamGroup, read_beams
 from jaxllm.runner.beam_selection import BeamOutputs
-from jaxllm.runner.packed_scores import unpack_scores
+from jaxllm.runner.packed_scores import PackedScores, unpack_scores
 from jaxllm.runner.sampler import TokenScores
-from jaxllm.runner.step import StepOutputs
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.steps import NO_TARGET, BeamSelection, ScheduledStep, StepResult, TokenLogprobs
+
+Fetch = Callable[[str], Any]
+"""Copies part of what the step left on the device, and starts the transfer: tokens, top or prompt."""
 
 
 class DispatchedStep:
@@ -23,21 +25,21 @@ class DispatchedStep:
     def __init__(
         self,
         step: ScheduledStep,
-        outputs: StepOutputs,
         params: Sequence[SamplingParams],
+        fetch: Fetch,
         beam_groups: Sequence[BeamGroup] = (),
         beams: BeamOutputs | None = None,
     ) -> None:
         self._step = step
         self._params = params
         self._beam_groups = beam_groups
-        self._tokens: Any = outputs.sampled.tokens  # the type of jax arrays lacks is_ready
+        self._tokens: Any = fetch("tokens")  # the type of jax arrays lacks is_ready
         wants_logprobs = any(p.logprobs is not None for p in params)
         wants_prompt = any(request.prompt_logprob_targets is not None for request in step.requests)
-        self._sampled = outputs.sampled if wants_logprobs else None
-        self._prompt = outputs.prompt if wants_prompt else None
+        self._top = fetch("top") if wants_logprobs else None
+        self._prompt: PackedScores | None = fetch("prompt") if wants_prompt else None
         self._beams = beams
-        for array in jax.tree.leaves((self._tokens, self._sampled, self._prompt, self._beams)):
+        for array in jax.tree.leaves(beams):
             array.copy_to_host_async()
 
     def is_ready(self) -> bool:
@@ -59,9 +61,9 @@ class DispatchedStep:
         )
 
     def _logprobs(self, token_ids: Sequence[int]) -> dict[str, TokenLogprobs]:
-        if self._sampled is None:
+        if self._top is None:
             return {}
-        scores = unpack_scores(self._sampled)
+        scores = unpack_scores(self._tokens, self._top)
         rows = zip(self._step.requests, self._params, strict=True)
         return {
             request.request_id: _token_logprobs(scores, row, token_ids[row], params.logprobs)
@@ -78,7 +80,7 @@ class DispatchedStep:
     def _prompt_logprobs(self) -> dict[str, list[TokenLogprobs]]:
         if self._prompt is None:
             return {}
-        scores = unpack_scores(self._prompt)
+        scores = unpack_scores(*self._prompt)
         found: dict[str, list[TokenLogprobs]] = {}
         token = 0
         for request, params in zip(self._step.requests, self._params, strict=True):

@@ -20,7 +20,9 @@ from jaxllm.runner.beam_selector import BeamSelector
 from jaxllm.runner.buckets import bucket_ladder, row_sizes, smallest
 from jaxllm.runner.compiler_options import compiler_options
 from jaxllm.runner.executables import Compiled, ExecutableStore
+from jaxllm.runner.fixed_memory import Fetcher, FixedBuffers
 from jaxllm.runner.layout import Bucket, Layout
+from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.page_copier import PageCopier
 from jaxllm.runner.penalty_counts import reset_counts
 from jaxllm.runner.results import DispatchedStep
@@ -86,7 +88,9 @@ class ModelRunner:
         self._buckets = bucket_ladder(self._platform, config.max_num_seqs, config.max_num_batched_tokens)
         pages_per_request = -(-config.max_model_len // config.page_size)
         self._layouts = {bucket: Layout(bucket, pages_per_request) for bucket in self._buckets}
-        sizes = row_sizes(self._platform, self._buckets[-1].num_rows)
+        most_rows = self._buckets[-1].num_rows
+        self._buffers = FixedBuffers([layout.size for layout in self._layouts.values()], self._everywhere)
+        sizes = row_sizes(self._platform, most_rows)
         self._copier = PageCopier(sizes, mesh, compiler_options(self._platform, self._buckets[-1]))
         self._beams = BeamSelector(
             sizes,
@@ -96,33 +100,25 @@ class ModelRunner:
         )
         self._slots = SlotTable(config.max_num_seqs, vocab_size, config.page_size)
         self._state = self._initial_state(cache_shape, num_layers)
+        self._fetcher = Fetcher(self._results())
         self._no_constraints = {rows: self._unconstrained(rows) for rows in {b.num_rows for b in self._buckets}}
         self._programs: dict[str, Compiled] = {}
 
     @property
     def program_names(self) -> list[str]:
         """The programs that `compile` makes."""
-        return [
-            *(bucket.name for bucket in self._buckets),
-            _COUNTS,
-            *self._copier.program_names,
-            *self._beams.program_names,
-        ]
+        return list(self._lowers())
 
     def compile(self, store: ExecutableStore, on_done: Callable[[str], None]) -> None:
         """Gets every program from the store, compiling what it lacks, and runs each once: then nothing compiles."""
-        lowers: dict[str, Callable[[], Any]] = {
-            bucket.name: partial(self._lower_step, bucket) for bucket in reversed(self._buckets)
-        }
-        lowers[_COUNTS] = self._lower_counts
-        lowers |= self._copier.lowers(self._state.caches)
-        lowers |= self._beams.lowers(self._state.logits)
-        self._programs = store.get_all(lowers, on_done)
+        self._programs = store.get_all(self._lowers(), on_done)
+        self._buffers.start(self._programs)
         for bucket in self._buckets:
             self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
         self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
         self._state = self._state._replace(caches=self._copier.start(self._programs, self._state.caches))
         self._beams.start(self._programs, self._state.logits)
+        self._fetcher.start(self._programs, self._results())
         jax.block_until_ready(self._state)
 
     def dispatch(self, step: ScheduledStep) -> DispatchedStep:
@@ -140,45 +136,64 @@ class ModelRunner:
             has_chunks=any(request.num_tokens > 1 for request in requests),
         )
         buffer, constraints = self._slots.pack(requests, self._layouts[bucket])
-        outputs = self._run(bucket, buffer, self._put_constraints(constraints, bucket.num_rows))
+        self._run(bucket, buffer, self._put_constraints(constraints, bucket.num_rows))
         params = [self._slots.params(request.slot) for request in requests]
         if not step.num_beam_places:
-            return DispatchedStep(step, outputs, params)
+            return DispatchedStep(step, params, self._fetch)
         groups = self._slots.beam_groups(requests)
         beams = self._beams.select(groups, requests, self._slots.beam_bitmask(requests), self._state.logits)
-        return DispatchedStep(step, outputs, params, groups, beams)
+        return DispatchedStep(step, params, self._fetch, groups, beams)
 
     def shutdown(self) -> None:
         """Frees weights, cache and programs."""
         for array in jax.tree.leaves((self._state, self._weights, self._no_constraints)):
             array.delete()
-        self._beams.shutdown()
+        for helper in (self._buffers, self._copier, self._beams):
+            helper.delete()
         self._programs = {}
         self._weights = ()
 
-    def _run(self, bucket: Bucket, buffer: np.ndarray, constraints: Constraints) -> Any:
+    def _run(self, bucket: Bucket, buffer: np.ndarray, constraints: Constraints) -> None:
         # The state is donated: keep no reference to the old one.
-        on_device = jax.device_put(buffer, self._everywhere)
-        outputs, self._state = self._programs[bucket.name](self._weights, self._state, on_device, constraints)
-        return outputs
+        on_device = self._buffers.put(buffer)
+        self._state = self._programs[bucket.name](self._weights, self._state, on_device, constraints)
+
+    def _results(self) -> dict[str, Any]:
+        """What the last step has left, by the names of `Fetch`."""
+        return {"tokens": self._state.drawn.tokens, "top": self._state.drawn.top, "prompt": self._state.prompt}
+
+    def _fetch(self, name: str) -> Any:
+        return self._fetcher.fetch(name, self._results()[name])
+
+    def _lowers(self) -> dict[str, Callable[[], Any]]:
+        """What traces and lowers each program, those first that take longest to compile."""
+        steps = {bucket.name: partial(self._lower_step, bucket) for bucket in reversed(self._buckets)}
+        return {
+            **steps,
+            _COUNTS: self._lower_counts,
+            **self._copier.lowers(self._state.caches),
+            **self._beams.lowers(self._state.logits),
+            **self._buffers.lowers(),
+            **self._fetcher.lowers(),
+        }
 
     def _lower_step(self, bucket: Bucket) -> Any:
         layout = self._layouts[bucket]
         program = self._make_program(layout)
-        buffer = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=self._everywhere)
+        buffer = self._buffers.shape(layout.size)
         arguments = (self._weights, self._state, buffer, self._no_constraints[bucket.num_rows])
 
         def step(weights: Any, state: Any, buffer: Any, constraints: Any) -> Any:
             return program(weights, state, buffer, constraints)
 
         step.__name__ = bucket.name
-        outputs = (self._everywhere, jax.tree.map(lambda array: array.sharding, self._state))
+        shardings = jax.tree.map(lambda array: array.sharding, self._state)
         # Accelerators would round the factors of float32 products to tf32 or bfloat16.
         is_exact = self.config.dtype == "float32" and self._platform != "cpu"
+        options = compiler_options(self._platform, bucket)
+        program_of = partial(jax.jit, donate_argnums=1, out_shardings=shardings, compiler_options=options)
         with jax.default_matmul_precision("highest" if is_exact else None):
-            return jax.jit(
-                step, donate_argnums=1, out_shardings=outputs, compiler_options=compiler_options(self._platform, bucket)
-            ).lower(*arguments)
+            return program_of(step).lower(*arguments)
 
     def _lower_counts(self) -> Any:
         chunk = jax.ShapeDtypeStruct((_COUNTED_CHUNK,), np.int32, sharding=self._everywhere)
@@ -225,12 +240,19 @@ class ModelRunner:
         sharding = shard(self._mesh, cache_shape, (None, None, "kv_heads", None))
         zeros = partial(jnp.zeros, cache_shape, self.config.dtype, device=sharding)
         caches = tuple(KVCache(zeros(), zeros()) for _ in range(num_layers))
-        slots = self.max_num_seqs + 1
+        slots, most_rows = self.max_num_seqs + 1, self._buckets[-1].num_rows
+        whole = partial(jnp.zeros, device=self._everywhere)
+
+        def scores(rows: int) -> PackedScores:
+            return PackedScores(whole((3, rows), jnp.int32), whole((2, rows, self.config.max_logprobs), jnp.int32))
+
         return DeviceState(
             caches,
-            jnp.zeros((slots,), jnp.int32, device=self._everywhere),
-            jnp.zeros((slots, self.vocab_size), jnp.int16, device=self._everywhere),
-            jnp.zeros((self._buckets[-1].num_rows, self.vocab_size), self.config.dtype, device=self._everywhere),
+            last_tokens=whole((slots,), jnp.int32),
+            counts=whole((slots, self.vocab_size), jnp.int16),
+            logits=whole((most_rows, self.vocab_size), self.config.dtype),
+            drawn=scores(most_rows),
+            prompt=scores(self._buckets[-1].num_tokens),
         )
 
 

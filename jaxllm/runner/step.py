@@ -14,8 +14,7 @@ from jax.sharding import NamedSharding
 from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import AttentionInputs, KVCache, StepInputs
 from jaxllm.runner.layout import FLAGS, Layout
-from jaxllm.runner.packed_fields import at_fixed_address
-from jaxllm.runner.packed_scores import PackedScores, pack_scores
+from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.penalty_counts import update_counts
 from jaxllm.runner.sampler import LogprobsMode, SamplingInputs, TokenScores, sample, score
 
@@ -27,7 +26,7 @@ SCORED_ROWS = 32
 
 
 class DeviceState(NamedTuple):
-    """What stays on the device between steps; donated to each step."""
+    """What stays on the device between steps, always at the same address; donated to each step."""
 
     caches: tuple[KVCache, ...]
     """One per layer."""
@@ -37,6 +36,10 @@ class DeviceState(NamedTuple):
     """int16 [slots + 1, vocab], twice the outputs' count plus one for tokens of the prompt."""
     logits: jax.Array
     """[most rows, vocab], what the last step's tokens were drawn from, for programs that choose otherwise (beams)."""
+    drawn: PackedScores
+    """[most rows], the last step's tokens; their scores are zeros if no row wanted logprobs."""
+    prompt: PackedScores
+    """[most tokens], what follows each token of the last step with chunks; zeros if no row wanted prompt_logprobs."""
 
 
 class Constraints(NamedTuple):
@@ -50,18 +53,9 @@ class Constraints(NamedTuple):
     """uint32 [rows, ceil(vocab / 32)]"""
 
 
-class StepOutputs(NamedTuple):
-    """What comes back to the host."""
-
-    sampled: PackedScores
-    """Drawn tokens by row; their scores are zeros if no row wants logprobs."""
-    prompt: PackedScores | None
-    """The tokens that follow each token in its prompt, only in programs with chunks; zeros if no row wants them."""
-
-
 @dataclass(frozen=True)
 class StepProgram:
-    """A step of one bucket as a pure function of (weights, state, buffer, constraints); `state` is donated."""
+    """A step of one bucket as a pure function of (weights, state, buffer, constraints) that returns the new state."""
 
     graphdef: nnx.GraphDef[CausalLM]
     treedef: jax.tree_util.PyTreeDef
@@ -72,9 +66,9 @@ class StepProgram:
 
     def __call__(
         self, weights: tuple[jax.Array, ...], state: DeviceState, buffer: jax.Array, constraints: Constraints
-    ) -> tuple[StepOutputs, DeviceState]:
+    ) -> DeviceState:
         model = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, weights))
-        fields = self.layout.unpack(at_fixed_address(buffer))
+        fields = self.layout.unpack(buffer)
         inputs = StepInputs(_token_ids(fields, state.last_tokens), _attention_inputs(fields))
         hidden, caches = model(inputs, state.caches)
         logits = model.logits(hidden[fields["sample_tokens"]])  # [rows, vocab]
@@ -86,18 +80,19 @@ class StepProgram:
             max_logprobs=self.max_logprobs,
             logprobs_mode=self.logprobs_mode,
         )
-        prompt = None
+        prompt = state.prompt
         if self.layout.bucket.has_chunks:
-            prompt = pack_scores(fields["targets"], self._score_prompt(model, hidden, fields))
+            prompt = prompt.replace_rows(fields["targets"], self._score_prompt(model, hidden, fields))
         slots = fields["write_slot"]
         counted = slots < state.counts.shape[0] - 1
-        state = DeviceState(
+        return DeviceState(
             tuple(caches),
             state.last_tokens.at[slots].set(sampled.token_ids),
             update_counts(state.counts, slots, sampled.token_ids, counted),
             state.logits.at[: logits.shape[0]].set(logits),
+            state.drawn.replace_rows(sampled.token_ids, TokenScores(*sampled[1:])),
+            prompt,
         )
-        return StepOutputs(pack_scores(sampled.token_ids, TokenScores(*sampled[1:])), prompt), state
 
     def _score_prompt(self, model: CausalLM, hidden: jax.Array, fields: Mapping[str, jax.Array]) -> TokenScores:
         """Scores each token's target, a few rows of logits at a time; zeros when no request asks."""

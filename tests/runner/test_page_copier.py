@@ -36,7 +36,7 @@ def test_pages_are_copied_in_all_layers(kv_heads: int, num_devices: int, num_cop
     for array in expected:
         for source, destination in copies:
             array[destination] = array[source]
-    copied = jax.jit(partial(copy_pages, mesh=mesh))(caches, jnp.asarray(pack_copies(copies, 12)))
+    copied = jax.jit(partial(copy_pages, mesh=mesh))(caches, jnp.asarray(pack_copies(copies, 12).reshape(-1)))
     for before, array, wanted in zip(jax.tree.leaves(caches), jax.tree.leaves(copied), expected, strict=True):
         np.testing.assert_array_equal(array, wanted)
         assert array.sharding.is_equivalent_to(before.sharding, array.ndim)

@@ -1,15 +1,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.runner.beam_groups import BeamGroup
 from jaxllm.runner.beam_selection import BeamOutputs, Candidates
-from jaxllm.runner.packed_scores import pack_scores
+from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.results import DispatchedStep
 from jaxllm.runner.sampler import TokenScores
-from jaxllm.runner.step import StepOutputs
 from jaxllm.sampling_params import SamplingParams
 from jaxllm.steps import NO_TARGET, BeamSettings, ScheduledRequest, ScheduledStep, TokenLogprobs
 
@@ -41,13 +41,20 @@ def make_beams(num_rows: int) -> BeamOutputs:
     )
 
 
+def pack(token_ids: jax.Array, scores: TokenScores) -> PackedScores:
+    rows, top = scores.top_ids.shape
+    empty = PackedScores(jnp.zeros((3, rows), jnp.int32), jnp.zeros((2, rows, top), jnp.int32))
+    return empty.replace_rows(token_ids, scores)
+
+
 def dispatch(*rows: tuple[ScheduledRequest, SamplingParams], beam_groups: Sequence[BeamGroup] = ()) -> DispatchedStep:
     """A step whose row r drew token 100 + r, padded to four rows and eight tokens."""
-    sampled = pack_scores(jnp.arange(100, 104, dtype=jnp.int32), make_scores(4))
+    drawn = pack(jnp.arange(100, 104, dtype=jnp.int32), make_scores(4))
+    fetched = {"tokens": drawn.tokens, "top": drawn.top, "prompt": pack(jnp.zeros(8, jnp.int32), make_scores(8))}
     requests, params = zip(*rows, strict=True)
-    outputs = StepOutputs(sampled, pack_scores(jnp.zeros(8, jnp.int32), make_scores(8)))
     beams = make_beams(4) if beam_groups else None
-    return DispatchedStep(ScheduledStep(step_id=5, requests=requests), outputs, params, beam_groups, beams)
+    step = ScheduledStep(step_id=5, requests=requests)
+    return DispatchedStep(step, params, fetched.__getitem__, beam_groups, beams)
 
 
 def summary(logprobs: TokenLogprobs) -> tuple[int, float, int, list[int]]:

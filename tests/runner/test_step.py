@@ -11,6 +11,7 @@ from jaxllm.models.inputs import KVCache
 from jaxllm.models.parameters import describe
 from jaxllm.models.registry import build_model
 from jaxllm.runner.layout import Bucket, Layout
+from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.sharding import make_mesh, replicated
 from jaxllm.runner.step import Constraints, DeviceState, StepProgram
 from tests.models.helpers import make_config
@@ -32,6 +33,10 @@ PORTS: dict[str, dict[str, Any]] = {
 ROWS, SLOTS, VOCAB, PAGES = 2, 3, 32, 5
 
 
+def make_scores(rows: int) -> PackedScores:
+    return PackedScores(jax.ShapeDtypeStruct((3, rows), np.int32), jax.ShapeDtypeStruct((2, rows, 3), np.int32))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("port", PORTS)
 def test_keeps_the_dtypes_of_cache_and_state(port: str, dtype: str) -> None:
@@ -46,6 +51,8 @@ def test_keeps_the_dtypes_of_cache_and_state(port: str, dtype: str) -> None:
         jax.ShapeDtypeStruct((SLOTS,), np.int32),
         jax.ShapeDtypeStruct((SLOTS, VOCAB), np.int16),
         jax.ShapeDtypeStruct((SLOTS, VOCAB), jnp.dtype(dtype)),
+        make_scores(SLOTS),
+        make_scores(64),
     )
     constraints = Constraints(
         jax.ShapeDtypeStruct((ROWS, 4), np.int32),
@@ -53,9 +60,7 @@ def test_keeps_the_dtypes_of_cache_and_state(port: str, dtype: str) -> None:
         jax.ShapeDtypeStruct((ROWS, 1), np.uint32),
     )
     buffer = jax.ShapeDtypeStruct((layout.size,), np.int32)
-    outputs, new_state = jax.eval_shape(program, weights, state, buffer, constraints)
+    new_state = jax.eval_shape(program, weights, state, buffer, constraints)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(new_state)] == [
         (x.shape, x.dtype) for x in jax.tree.leaves(state)
     ]
-    assert outputs.sampled.top.shape == (2, ROWS, 3)
-    assert outputs.prompt.tokens.shape == (3, 32)

@@ -1,0 +1,100 @@
+"""Arrays that stay where they are on the device, and small programs that carry data into and out of them.
+
+A CUDA graph holds the addresses of what it reads and writes. An array that was just transferred, or that a program
+returns anew, lies elsewhere in each step, and XLA must then tell every kernel that touches it: on an H100 that is one
+to two milliseconds a step of the host's time, more than the device needs for a small model's step. So a step reads its
+buffer from, and leaves its results in, arrays that never move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxllm.runner.executables import Compiled
+
+
+class FixedBuffers:
+    """int32 arrays for the arguments of steps, one for each size."""
+
+    def __init__(self, sizes: Sequence[int], everywhere: NamedSharding) -> None:
+        self._arrays = {size: jnp.zeros(size, jnp.int32, device=everywhere) for size in sizes}
+        self._everywhere = everywhere
+        self._programs: dict[int, Compiled] = {}
+
+    def lowers(self) -> dict[str, Callable[[], Any]]:
+        """What traces and lowers each program."""
+        return {_load(size): partial(self._lower, size) for size in self._arrays}
+
+    def start(self, programs: Mapping[str, Compiled]) -> None:
+        """Takes the compiled programs and runs each once."""
+        self._programs = {size: programs[_load(size)] for size in self._arrays}
+        for size in self._arrays:
+            self.put(np.zeros(size, np.int32))
+
+    def shape(self, size: int) -> jax.ShapeDtypeStruct:
+        """What a program that reads the buffer of this size is lowered for."""
+        return jax.ShapeDtypeStruct((size,), jnp.int32, sharding=self._everywhere)
+
+    def put(self, host: np.ndarray) -> jax.Array:
+        """Starts the transfer of int32 [size], which must not be changed afterwards.
+
+        The next `put` of this size overwrites the array, after the programs that were started before it.
+        """
+        size = len(host)
+        self._arrays[size] = self._programs[size](self._arrays[size], host)
+        return self._arrays[size]
+
+    def delete(self) -> None:
+        """Frees the memory."""
+        for array in self._arrays.values():
+            array.delete()
+        self._programs = {}
+
+    def _lower(self, size: int) -> Any:
+        program = jax.jit(lambda old, new: old.at[:].set(new), donate_argnums=0, out_shardings=self._everywhere)
+        return program.lower(self._arrays[size], self.shape(size))
+
+
+class Fetcher:
+    """Copies arrays that stay on the device into new ones, which the host can read while the next step overwrites."""
+
+    def __init__(self, templates: Mapping[str, Any]) -> None:
+        """`templates` are arrays, or trees of arrays, of the shapes that will be fetched under each name."""
+        self._templates = templates
+        self._programs: dict[str, Compiled] = {}
+
+    def lowers(self) -> dict[str, Callable[[], Any]]:
+        """What traces and lowers each program."""
+        return {_fetch(name): partial(self._lower, template) for name, template in self._templates.items()}
+
+    def start(self, programs: Mapping[str, Compiled], arrays: Mapping[str, Any]) -> None:
+        """Takes the compiled programs and runs each once."""
+        self._programs = {name: programs[_fetch(name)] for name in self._templates}
+        for name, array in arrays.items():
+            self.fetch(name, array)
+
+    def fetch(self, name: str, array: Any) -> Any:
+        """The copy; it is on its way to the host."""
+        copied = self._programs[name](array)
+        for leaf in jax.tree.leaves(copied):
+            leaf.copy_to_host_async()
+        return copied
+
+    def _lower(self, template: Any) -> Any:
+        shardings = jax.tree.map(lambda array: array.sharding, template)
+        return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=shardings).lower(template)
+
+
+def _load(size: int) -> str:
+    return f"load_{size}"
+
+
+def _fetch(name: str) -> str:
+    return f"fetch_{name}"
