@@ -92,6 +92,27 @@ class Fetcher:
         return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=shardings).lower(template)
 
 
+_HOLES = {1 << 12: 16, 1 << 16: 16, 1 << 20: 8}
+"""Bytes of the holes, and how many of each."""
+
+
+def open_holes(everywhere: NamedSharding) -> list[jax.Array]:
+    """Free places in the device's memory for small arrays that come and go. Returns what keeps the places apart.
+
+    The allocator takes the smallest free place that is large enough. Without small ones it cuts pieces off the large
+    place where programs have their temporary memory, which then begins elsewhere, and the graphs must be told.
+    """
+    holes, fences = [], []
+    for size, count in _HOLES.items():
+        for _ in range(count):
+            holes.append(jax.device_put(np.zeros(size, np.uint8), everywhere))
+            fences.append(jax.device_put(np.zeros(1, np.uint8), everywhere))
+    jax.block_until_ready(fences)
+    for hole in holes:
+        hole.delete()
+    return fences
+
+
 def _load(size: int) -> str:
     return f"load_{size}"
 

@@ -20,7 +20,7 @@ from jaxllm.runner.beam_selector import BeamSelector
 from jaxllm.runner.buckets import bucket_ladder, row_sizes, smallest
 from jaxllm.runner.compiler_options import compiler_options
 from jaxllm.runner.executables import Compiled, ExecutableStore
-from jaxllm.runner.fixed_memory import Fetcher, FixedBuffers
+from jaxllm.runner.fixed_memory import Fetcher, FixedBuffers, open_holes
 from jaxllm.runner.layout import Bucket, Layout
 from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.page_copier import PageCopier
@@ -100,6 +100,7 @@ class ModelRunner:
         )
         self._slots = SlotTable(config.max_num_seqs, vocab_size, config.page_size)
         self._state = self._initial_state(cache_shape, num_layers)
+        self._fences = open_holes(self._everywhere) if self._platform == "gpu" else []
         self._fetcher = Fetcher(self._results())
         self._no_constraints = {rows: self._unconstrained(rows) for rows in {b.num_rows for b in self._buckets}}
         self._programs: dict[str, Compiled] = {}
@@ -146,7 +147,7 @@ class ModelRunner:
 
     def shutdown(self) -> None:
         """Frees weights, cache and programs."""
-        for array in jax.tree.leaves((self._state, self._weights, self._no_constraints)):
+        for array in jax.tree.leaves((self._state, self._weights, self._no_constraints, self._fences)):
             array.delete()
         for helper in (self._buffers, self._copier, self._beams):
             helper.delete()
