@@ -20,6 +20,9 @@ from jaxllm.steps import NO_PAGE
 
 Caches = tuple[KVCache, ...]
 
+_NOWHERE = 1 << 30
+"""Larger than every page: writes there are dropped."""
+
 
 class PageCopier:
     """The programs, by the number of pages that they copy. They work in place: the caches are donated."""
@@ -70,8 +73,9 @@ class PageCopier:
 
 
 def pack_copies(copies: Sequence[tuple[int, int]], size: int) -> np.ndarray:
-    """(source, destination) pages as int32 [size, 2], filled up with copies of the page that nobody owns to itself."""
+    """(source, destination) pages as int32 [size, 2], filled up with copies to different pages that do not exist."""
     pairs = np.full((size, 2), NO_PAGE, np.int32)
+    pairs[:, 1] = _NOWHERE + np.arange(size)
     pairs[: len(copies)] = np.array(copies, np.int32).reshape(-1, 2)
     return pairs
 
@@ -91,13 +95,13 @@ def copy_pages(caches: Caches, pairs: Int[Array, " numbers"], *, mesh: Mesh) -> 
 
 
 def _copy_local(caches: Caches, pairs: Array) -> Caches:
-    return jax.tree.map(partial(_copy_rows, sources=pairs[:, 0], destinations=pairs[:, 1]), caches)
+    return jax.tree.map(partial(_copy_in_pool, sources=pairs[:, 0], destinations=pairs[:, 1]), caches)
 
 
-def _copy_rows(pool: Array, *, sources: Array, destinations: Array) -> Array:
-    rows = pool.reshape(pool.shape[0], -1)
-    copied = rows.at[sources].get(mode="promise_in_bounds")
-    return rows.at[destinations].set(copied, mode="promise_in_bounds").reshape(pool.shape)
+def _copy_in_pool(pool: Array, *, sources: Array, destinations: Array) -> Array:
+    # In the pool's own shape: on the GPU, reshaping pages to rows copies the whole pool, 12 ms instead of 0.5.
+    copied = pool.at[sources].get(mode="promise_in_bounds")
+    return pool.at[destinations].set(copied, mode="drop", unique_indices=True)
 
 
 def _name(size: int) -> str:
