@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.serve_load import find_problems, mixed_requests, run_offline, run_served
+from benchmarks.serve_load import Round, find_problems, mixed_requests, run_offline, run_served
 from jaxllm.bench.serving_client import ServedRequest
 from jaxllm.bench.serving_requests import ServingRequest
+from jaxllm.bench.serving_result import ServingReport, ServingResult
 from jaxllm.bench.throughput import ThroughputResult
 from jaxllm.bench.workload import BenchmarkRequest
 from jaxllm.outputs import CompletionOutput, RequestOutput
@@ -70,3 +71,14 @@ def test_lost_and_different_answers_are_found(change, problem):
     same = {"texts": ["a", "b"], "token_ids": [1, 2], "usage": {"completion_tokens": 2}}
     served = ServedRequest(request=request, start=0.0, **(same | change))
     assert find_problems(offline, [served]) == ([] if problem is None else [problem])
+
+
+@pytest.mark.parametrize(("offline_cpu_seconds", "is_starved"), [(20.0, False), (19.5, False), (10.0, True)])
+def test_offline_run_that_other_work_held_up_is_told(offline_cpu_seconds, is_starved):
+    offline = ThroughputResult(
+        model_id="m", elapsed_time=10.0, num_requests=1, total_input_tokens=1, total_output_tokens=2
+    )
+    served = ServingResult(served=[], duration=5.0, report=ServingReport(), setup={})
+    one = Round(offline=offline, served=served, offline_cpu_seconds=offline_cpu_seconds, served_cpu_seconds=10.0)
+    assert (one.ratio, one.cores) == (2.0, (offline_cpu_seconds / 10, 2.0))
+    assert one.is_offline_starved is is_starved
