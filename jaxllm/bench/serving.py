@@ -68,7 +68,8 @@ async def _serve(
     times = arrival_times(len(requests), request_rate=load.request_rate, burstiness=load.burstiness, seed=load.seed)
     async with ServingClient(endpoint) as client:
         await _wait_until_ready(client, requests[0], load.ready_timeout)
-        await asyncio.gather(*(client.send(requests[i % len(requests)]) for i in range(load.num_warmups)))
+        warmups = [requests[index % len(requests)] for index in range(load.num_warmups)]
+        await _send_all(client, warmups, [0.0] * len(warmups), load.max_concurrency, lambda: None)
         with tqdm(total=len(requests), disable=not use_tqdm, unit="request") as bar:
             start = time.perf_counter()
             served = await _send_all(client, requests, times, load.max_concurrency, bar.update)

@@ -51,6 +51,8 @@ class ServedRequest:
     token_times: list[float] = field(default_factory=list)
     """When each chunk with tokens came."""
     texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    """The answer's tokens, if the endpoint's fields ask for them with return_token_ids."""
     usage: Mapping[str, Any] | None = None
     """The server's own count of tokens."""
     error: str | None = None
@@ -92,6 +94,7 @@ class ServedRequest:
                 continue  # the first chunk of a chat, which says who speaks and nothing more
             self.token_times.append(now)
             self.texts.append(text or "")
+            self.token_ids += choice.get("token_ids") or ()
 
 
 class ServingClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,7 +101,7 @@ class ServingResult:
             "output_throughput": num_output / self.duration,
             "total_token_throughput": (num_input + num_output) / self.duration,
             "max_output_tokens_per_s": max(self._per_second(served.token_times for served in self.completed)),
-            "max_concurrent_requests": max(self._running_per_second()),
+            "max_concurrent_requests": self._max_running,
             "rtfx": 0.0,
         }
         for metric in self.report.metrics:
@@ -126,8 +127,9 @@ class ServingResult:
         values = self.as_json()
         lines = [f"{' Serving Benchmark Result ':=^{WIDTH}}"]
         for label, key in _SUMMARY.items():
-            if values.get(key) is not None:
-                lines.append(_line(label, values[key]))
+            value = values.get(key)
+            if value is not None and value != "inf":  # vLLM has no line for a rate without a limit
+                lines.append(_line(label, float(value) if key in _SHOWN_AS_FLOATS else value))
         for metric in self.report.metrics:
             lines.append(f"{METRICS[metric]:-^{WIDTH}}")
             for key, value in self._statistics(metric).items():
@@ -171,16 +173,12 @@ class ServingResult:
         seconds = [int(time - self._first_start) for group in times for time in group]
         return np.bincount(seconds, minlength=1).astype(float).tolist()
 
-    def _running_per_second(self) -> list[int]:
-        """Number of completed requests that ran in each second of the run."""
-        seconds = [
-            second
-            for served in self.completed
-            for second in range(
-                int(served.start - self._first_start), int(served.start + served.latency - self._first_start) + 1
-            )
-        ]
-        return np.bincount(seconds, minlength=1).tolist()
+    @property
+    def _max_running(self) -> int:
+        """Most completed requests that ran at one moment; one that begins as another ends does not run beside it."""
+        starts = [(served.start, 1) for served in self.completed]
+        ends = [(served.start + served.latency, -1) for served in self.completed]
+        return max(itertools.accumulate((change for _, change in sorted(starts + ends)), initial=0))
 
     @cached_property
     def _first_start(self) -> float:
@@ -202,6 +200,8 @@ _SUMMARY = {
     "Peak concurrent requests:": "max_concurrent_requests",
     "Total token throughput (tok/s):": "total_token_throughput",
 }
+_SHOWN_AS_FLOATS = ("request_rate", "max_concurrent_requests")
+"""These get two decimals, whole or not."""
 
 
 def _line(label: str, value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.bench.workload import BenchmarkRequest, BenchmarkSampling, sampling_params
@@ -28,6 +28,8 @@ class ThroughputResult:
     """Prompt tokens, each prompt counted once."""
     total_output_tokens: int
     """Generated tokens of all completions."""
+    outputs: Sequence[RequestOutput] = field(default=(), repr=False)
+    """What was generated, in the order of the requests."""
 
     def as_json(self) -> dict[str, Any]:
         """Keys as in vLLM, where tokens_per_second counts prompt and output tokens."""
@@ -76,6 +78,7 @@ def run_throughput(
         num_requests=len(requests),
         total_input_tokens=sum(len(request.prompt_token_ids) for request in requests),
         total_output_tokens=sum(_num_output_tokens(output) for output in outputs),
+        outputs=outputs,
     )
 
 

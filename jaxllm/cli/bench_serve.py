@@ -86,7 +86,7 @@ def _pairs(name: str, texts: Sequence[str] | None, separator: str) -> dict[str, 
     return {key: value for key, _, value in pairs}
 
 
-def _endpoint(options: TargetOptions, model: str, headers: dict[str, str]) -> ServingEndpoint:
+def _endpoint(options: ServeBenchmarkOptions, model: str, headers: dict[str, str]) -> ServingEndpoint:
     from jaxllm.bench.serving_client import ServingEndpoint
 
     is_chat = options.backend == "openai-chat"
@@ -98,7 +98,7 @@ def _endpoint(options: TargetOptions, model: str, headers: dict[str, str]) -> Se
         )
     names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
     fields = {name: getattr(options, name) for name in (*names, "logprobs") if getattr(options, name) is not None}
-    if options.ignore_eos:
+    if options.ignore_eos or options.dataset_name == "random":
         fields["ignore_eos"] = True
     return ServingEndpoint(
         url=f"{_base_url(options)}/{path.lstrip('/')}",

@@ -34,7 +34,9 @@ class TargetOptions:
         str | None, Option(help="Key of the server; else OPENAI_API_KEY or JAXLLM_API_KEY, else EMPTY.")
     ] = None
     header: Annotated[list[str] | None, Option(help="KEY=VALUE headers of every request.")] = None
-    ignore_eos: Annotated[bool, Option(help="Generate to the full length whatever is drawn.")] = False
+    ignore_eos: Annotated[
+        bool, Option(help="Generate to the full length whatever is drawn; random prompts always do.")
+    ] = False
     temperature: Annotated[float, Option(min=0, help="0 is greedy.")] = 0.0
     top_p: Annotated[float | None, Option(help="The server's default if not given, like the following.")] = None
     top_k: Annotated[int | None, Option(help="Most likely tokens to draw from.")] = None

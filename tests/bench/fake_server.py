@@ -100,6 +100,8 @@ class FakeServer:
                 return response
             await asyncio.sleep(self.chunk_seconds)
             choice = {"index": 0, "delta": delta} if is_chat else {"index": 0, "text": delta["content"]}
+            if body.get("return_token_ids"):
+                choice["token_ids"] = [index]
             await send(response, chunk([{**choice, "finish_reason": None}]))
         if self.gives_usage and (body.get("stream_options") or {}).get("include_usage"):
             num_prompt = num_prompt_tokens(body)

@@ -128,6 +128,19 @@ def test_warm_ups_are_sent_and_not_counted() -> None:
     assert len(server.bodies) == 1 + 3 + 2
 
 
+def test_warmups_keep_the_limit_of_concurrency() -> None:
+    server = FakeServer(chunk_seconds=0.001)
+    run(server, make_requests(3), load=ServingLoad(num_warmups=6, max_concurrency=2))
+    assert (len(server.bodies), server.max_running) == (1 + 6 + 1, 2)
+
+
+def test_token_ids_are_kept_where_they_are_asked_for() -> None:
+    [served] = run(FakeServer(), make_requests(3), return_token_ids=True).served
+    assert served.token_ids == [0, 1, 2]
+    [served] = run(FakeServer(), make_requests(3)).served
+    assert served.token_ids == []
+
+
 def test_nothing_is_measured_when_the_first_request_fails() -> None:
     with pytest.raises(
         JaxLLMError, match=r"^the first request failed, so nothing was measured: HTTP 400: prompt must be a string$"

@@ -101,10 +101,14 @@ def test_statistics_are_those_of_numpy() -> None:
         assert found == pytest.approx(expected)
 
 
-def test_peaks_are_counted_by_the_second() -> None:
-    values = make_result().as_json()
-    assert values["max_output_tokens_per_s"] == 3.0  # all three of the first request come in second 0
-    assert values["max_concurrent_requests"] == 2
+def test_token_peak_is_counted_by_the_second() -> None:
+    assert make_result().as_json()["max_output_tokens_per_s"] == 3.0  # those of the first request, in second 0
+
+
+def test_request_peak_counts_those_that_run_at_one_moment() -> None:
+    after_another = [make_served(float(start), start + 0.25, start + 0.5) for start in (0, 0.5, 1.0)]
+    assert make_result(*after_another).as_json()["max_concurrent_requests"] == 1
+    assert make_result().as_json()["max_concurrent_requests"] == 2
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,7 @@ def test_summary_is_the_table_that_vllm_prints() -> None:
         "Request goodput (req/s):                 1.00",
         "Output token throughput (tok/s):         4.00",
         "Peak output token throughput (tok/s):    3.00",
-        "Peak concurrent requests:                2",
+        "Peak concurrent requests:                2.00",
         "Total token throughput (tok/s):          16.50",
         "---------------Time to First Token----------------",
         "Mean TTFT (ms):                          583.33",
@@ -168,6 +172,18 @@ def test_summary_is_the_table_that_vllm_prints() -> None:
         "P90 TTFT (ms):                           900.00",
         "==================================================",
     ]
+
+
+@pytest.mark.parametrize(
+    ("request_rate", "lines"), [("inf", []), (4, ["Request rate configured (RPS):           4.00"])]
+)
+def test_summary_tells_a_limit_of_the_rate_only(request_rate: Any, lines: list[str]) -> None:
+    result = ServingResult(
+        served=SERVED, duration=2.0, report=ServingReport(), setup={"request_rate": request_rate, "max_concurrency": 64}
+    )
+    summary = result.summary().splitlines()
+    assert [line for line in summary if line.startswith("Request rate")] == lines
+    assert "Maximum request concurrency:             64" in summary
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def test_all_requests_run_in_one_call() -> None:
 def test_counts_prompts_once_and_the_tokens_of_every_completion() -> None:
     result = run(FakeLLM(), BenchmarkSampling(n=2))
     assert (result.num_requests, result.total_input_tokens, result.total_output_tokens) == (2, 5, 20)
+    assert [len(output.outputs) for output in result.outputs] == [2, 2]
 
 
 def test_json_has_vllm_keys_and_output_rate() -> None:

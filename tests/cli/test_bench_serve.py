@@ -41,7 +41,7 @@ def test_random_prompts_have_exact_lengths(tmp_path: Path) -> None:
     server = FakeServer()
     values = saved(server, tmp_path, "--random-input-len", "20", "--random-output-len", "6", "--random-prefix-len", "4")
     assert {(len(body["prompt"]), body["max_tokens"]) for body in server.bodies} == {(24, 6)}
-    assert {body["temperature"] for body in server.bodies} == {0.0}
+    assert {(body["temperature"], body["ignore_eos"]) for body in server.bodies} == {(0.0, True)}
     assert len({tuple(body["prompt"][:4]) for body in server.bodies}) == 1
     assert (values["completed"], values["failed"]) == (4, 0)
     assert (values["total_input_tokens"], values["total_output_tokens"]) == (96, 24)
@@ -143,6 +143,7 @@ def test_sharegpt_replies_give_the_lengths(tmp_path: Path) -> None:
     assert {(tuple(body["prompt"]), body["max_tokens"]) for body in server.bodies} == {
         (tuple(TOKENIZER.encode("one two")), 5)
     }
+    assert not any("ignore_eos" in body for body in server.bodies)
 
 
 def test_sharegpt_length_can_be_given_and_chat_gets_the_text(tmp_path: Path) -> None:
