@@ -66,9 +66,9 @@ class EngineConfig:
     """Longest prompt plus output. Also "8k" (8000), "8K" (8192); "auto" or -1 is the longest that fits memory;
     None is the model's own length."""
     max_num_seqs: int | None = None
-    """Most sequences in one step."""
+    """Most sequences in one step; by default 512 on accelerators, 32 on a CPU."""
     max_num_batched_tokens: int | None = None
-    """Most tokens in one step; longer prompts are computed in chunks."""
+    """Most tokens in one step, by default 8192 (512 on a CPU); longer prompts are computed in chunks."""
     page_size: int = 16
     """Tokens per page of the KV cache; a power of two."""
     kv_cache_memory_bytes: int | None = None

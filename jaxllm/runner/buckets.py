@@ -10,19 +10,20 @@ from jaxllm.runner.step import SCORED_ROWS
 _CPU_DECODE_ROWS = (1, 8, 32)
 """Two to eight rows take the same time there: XLA packs the weights anew at each product, and that is most of it."""
 _CPU_MIXED_TOKENS = (64, 512)
-_DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512)
 _CPU_FEW_ROWS, _FEW_ROWS = 8, 64
 _MIXED_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
 
 
 def bucket_ladder(platform: str, max_num_seqs: int, max_num_batched_tokens: int) -> list[Bucket]:
-    """The programs to compile, smallest first: decode-only ones by rows, mixed ones by tokens with all rows."""
+    """The programs to compile, smallest first: decode-only ones by rows, mixed ones by tokens."""
     is_cpu = platform == "cpu"
     rows = _ladder(_CPU_DECODE_ROWS if is_cpu else _DECODE_ROWS, max_num_seqs, step=8)
     tokens = _ladder(_CPU_MIXED_TOKENS if is_cpu else _MIXED_TOKENS, max_num_batched_tokens, step=SCORED_ROWS)
     most = rows[-1]
+    # Every row of a step has a token, so a mixed program needs no more rows than tokens.
     decode = [Bucket(num_tokens=n, num_rows=n, has_chunks=False) for n in rows]
-    return decode + [Bucket(num_tokens=n, num_rows=most, has_chunks=True) for n in tokens]
+    return decode + [Bucket(num_tokens=n, num_rows=min(n, most), has_chunks=True) for n in tokens]
 
 
 def row_sizes(platform: str, most: int) -> list[int]:

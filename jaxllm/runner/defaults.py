@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxllm.config import EngineConfig
 
 _CPU_LIMITS = (32, 512)
-_ACCELERATOR_LIMITS = (256, 8192)
+_ACCELERATOR_LIMITS = (512, 8192)
 _FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Processor flags with which bfloat16 products are faster than float32 ones."""
 

@@ -15,10 +15,10 @@ def test_the_cpu_gets_few_programs() -> None:
 
 
 def test_a_gpu_gets_a_fine_ladder() -> None:
-    ladder = bucket_ladder("gpu", 256, 8192)
-    rows = [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    tokens = [128, 256, 512, 1024, 2048, 4096, 8192]
-    assert names(ladder) == [f"decode_{n}x{n}" for n in rows] + [f"mixed_{n}x256" for n in tokens]
+    ladder = bucket_ladder("gpu", 512, 8192)
+    rows = [1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512]
+    mixed = ["mixed_128x128", "mixed_256x256", *(f"mixed_{n}x512" for n in (512, 1024, 2048, 4096, 8192))]
+    assert names(ladder) == [f"decode_{n}x{n}" for n in rows] + mixed
 
 
 def test_the_top_of_the_ladder_is_rounded_up_to_hold_the_limits() -> None:

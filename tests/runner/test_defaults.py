@@ -11,7 +11,7 @@ from jaxllm.runner.defaults import StepLimits, choose_dtype, choose_limits
     ("seqs", "tokens", "platform", "expected"),
     [
         (None, None, "cpu", StepLimits(32, 512)),
-        (None, None, "gpu", StepLimits(256, 8192)),
+        (None, None, "gpu", StepLimits(512, 8192)),
         (7, 70, "cpu", StepLimits(7, 70)),
         (None, 16, "cpu", StepLimits(16, 16)),
         (1000, None, "cpu", StepLimits(1000, 1000)),
