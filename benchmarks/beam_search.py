@@ -40,6 +40,7 @@ def main() -> None:
         max_model_len=arguments.input_len + arguments.output_len,
         max_num_seqs=arguments.max_num_seqs or num_rows,
     )
+    llm.wait_until_compiled()
     generator = np.random.default_rng(0)
     stages = HostStages(llm)
     beam = measure(lambda prompts: search(llm, prompts, arguments), generator, llm, arguments)

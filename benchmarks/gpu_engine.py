@@ -43,10 +43,13 @@ def main() -> None:
         use_tqdm_on_load=False,
     )
     seconds = time.perf_counter() - started
+    llm.wait_until_compiled()
+    all_seconds = time.perf_counter() - started
     phases = ", ".join(f"{name} {value:.1f} s" for name, value in llm.startup_seconds.items())
     device = jax.devices()[0]
     stats = device.memory_stats() or {}
-    print(f"{device.device_kind}: ready in {seconds:.1f} s ({phases}); {_gib(stats.get('bytes_in_use', 0))} in use")
+    print(f"{device.device_kind}: ready in {seconds:.1f} s ({phases}), all programs after {all_seconds:.1f} s")
+    print(f"{_gib(stats.get('bytes_in_use', 0))} in use, at most {_gib(stats.get('peak_bytes_in_use', 0))}")
     print(f"KV cache: {_gib(_cache_bytes(llm))}")
     rng = np.random.default_rng(options.seed)
     bandwidth = _copy_bandwidth()

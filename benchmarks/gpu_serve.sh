@@ -12,10 +12,11 @@ folder=${JAXLLM_GPU_RESULTS:-$(mktemp -d)}
 export PYTHONPATH="$PWD${JAXLLM_GPU_SITE:+:$JAXLLM_GPU_SITE}${PYTHONPATH:+:$PYTHONPATH}"
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 
-python3 -m jaxllm serve "$model" --load-format dummy --skip-tokenizer-init --max-model-len 4096 \
-    --no-enable-prefix-caching --host 127.0.0.1 --port "$port" --disable-uvicorn-access-log >"$folder/server.log" 2>&1 &
+flags=(--load-format dummy --skip-tokenizer-init --max-model-len 4096 --no-enable-prefix-caching)
+python3 -m jaxllm compile "$model" "${flags[@]}"
+python3 -m jaxllm serve "$model" "${flags[@]}" --host 127.0.0.1 --port "$port" --disable-uvicorn-access-log >"$folder/server.log" 2>&1 &
 server=$!
-trap 'kill -TERM $server 2>/dev/null || true; wait $server || true; grep -E "Ready|KV cache|Weights" "$folder/server.log"' EXIT
+trap 'kill -TERM $server 2>/dev/null || true; wait $server || true; grep -E "Ready|KV cache|weights" "$folder/server.log"' EXIT
 
 for run in "4 80" "16 240" "inf 500"; do
     read -r rate count <<<"$run"

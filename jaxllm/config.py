@@ -109,6 +109,10 @@ class EngineConfig:
     """"auto", "cpu", "gpu" or "tpu"."""
     compilation_cache_dir: str | None = None
     """Where compiled programs are kept for the next start; None is the user's cache directory."""
+    background_compile: bool | None = None
+    """Serve as soon as the largest programs are there, which run any step, and compile the others meanwhile: the first
+    minute of a machine's first start is slower, and sooner there. None is True on accelerators, False on a CPU,
+    whose cores the steps need."""
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -158,6 +162,8 @@ class EngineConfig:
         for name in ("enable_prefix_caching", "enable_chunked_prefill"):
             value = getattr(self, name)
             checked[name] = True if value is None else check_bool(name, value)
+        if self.background_compile is not None:
+            check_bool("background_compile", self.background_compile)
         if checked["enforce_eager"]:
             raise ValidationError(
                 "enforce_eager must be False: jaxllm runs compiled programs only", parameter="enforce_eager"

@@ -89,6 +89,9 @@ class EngineCollector(Collector):
         waiting = "Sequences that wait, by what they wait for."
         yield self._gauge(prefix, "num_requests_waiting_by_reason", waiting, now.num_waiting, {"reason": "capacity"})
         yield self._gauge(prefix, "kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", now.kv_cache_usage)
+        left = self._context.llm.num_programs_to_compile
+        waiting = "Programs that still compile while larger ones run in their place."
+        yield self._gauge(prefix, "programs_to_compile", waiting, left)
         config = self._context.llm.config
         cache = {
             "block_size": str(config.page_size),
@@ -109,7 +112,7 @@ class EngineCollector(Collector):
             "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", now.prefix_cache_queries),
             "prefix_cache_hits": ("Prompt tokens found there.", now.prefix_cache_hits),
             "num_preemptions": ("Sequences that lost their pages for a while.", now.num_preemptions),
-            "compiles_after_ready": ("Programs compiled since the engine was ready.", self._num_compiles),
+            "compiles_after_ready": ("Programs that a step waited for since the engine was ready.", self._num_compiles),
         }
         for name, (documentation, value) in values.items():
             yield self._counter(prefix, name, documentation, value)

@@ -12,6 +12,7 @@ from jaxllm.cli.bench import bench_app
 from jaxllm.cli.chat import chat, complete
 from jaxllm.cli.collect_env import collect_env
 from jaxllm.cli.command import FlexibleCommand, ModelCommand
+from jaxllm.cli.compile import compile_model
 from jaxllm.cli.inspect_model import inspect_model
 from jaxllm.cli.models import models
 from jaxllm.cli.serve import serve
@@ -33,6 +34,7 @@ app.command(cls=FlexibleCommand)(complete)
 app.add_typer(bench_app)
 app.command()(models)
 app.command("inspect", cls=ModelCommand, options_metavar="[MODEL] [OPTIONS]")(inspect_model)
+app.command("compile", cls=ModelCommand, options_metavar="[MODEL] [OPTIONS]")(compile_model)
 app.command("collect-env", cls=FlexibleCommand)(collect_env)
 
 

@@ -132,12 +132,13 @@ def startup(options: StartupOptions) -> None:
 
 
 def _with_llm(options: EngineOptions, measure: Callable[[JaxLLM], Result], output_json: str | None) -> None:
-    """Makes the engine, measures, reports, and shuts the engine down whatever happens."""
+    """Makes the engine, measures once all its programs are there, reports, and shuts it down whatever happens."""
     from jaxllm.bench.report import report
     from jaxllm.llm import JaxLLM
 
     llm = JaxLLM(**options.engine_arguments())
     try:
+        llm.wait_until_compiled()
         report(measure(llm), output_json)
     finally:
         llm.shutdown()

@@ -17,7 +17,8 @@ from jaxllm.models.loading.source import ModelSource, resolve_model
 from jaxllm.models.parameters import ParameterInfo, describe
 from jaxllm.models.registry import build_model
 from jaxllm.runner.defaults import choose_dtype, choose_limits
-from jaxllm.runner.memory import kv_bytes_per_token, wanted_model_len, workspace_bytes
+from jaxllm.runner.memory import kv_bytes_per_token, wanted_model_len
+from jaxllm.runner.program_memory import estimated_bytes
 from jaxllm.runner.sharding import make_mesh, make_planning_mesh, shard
 
 PARTS = {
@@ -127,7 +128,7 @@ def read_model_facts(config: EngineConfig) -> ModelFacts:
         weight_bytes=_num_elements_per_device(model, num_devices) * ITEMSIZES[dtype],
         kv_bytes_per_token=kv_bytes_per_token(model, layout, ITEMSIZES[dtype]) // num_devices,
         page_size=config.page_size,
-        workspace_bytes=workspace_bytes(model, choose_limits(config, platform)),
+        workspace_bytes=estimated_bytes(model, choose_limits(config, platform)),
     )
 
 

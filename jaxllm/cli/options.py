@@ -117,6 +117,9 @@ class EngineOptions(SizeOptions, ModelOptions):
     served_model_name: Annotated[list[str] | None, Option(help="Names under which the model is offered.")] = None
     disable_log_stats: Annotated[bool | None, Option(help="Keep no statistics.")] = None
     compilation_cache_dir: Annotated[str | None, Option(help="Where compiled programs are kept.")] = None
+    background_compile: Annotated[
+        bool | None, Option(help="Serve on the largest programs while the others compile.")
+    ] = None
     other_engine_arguments: Annotated[
         dict[str, Any] | None, json_option(help="Engine arguments of vLLM that have no flag here.", hidden=True)
     ] = None

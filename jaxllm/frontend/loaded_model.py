@@ -55,6 +55,18 @@ class LoadedModel(ABC):
         return {"config": times.config, "weights": times.weights, "compile": times.compile}
 
     @property
+    def num_programs_to_compile(self) -> int:
+        """Programs that still compile in the background; until there are none, larger ones run in their place."""
+        return self._built.runner.num_programs_to_compile
+
+    def wait_until_compiled(self, timeout: float | None = None) -> bool:
+        """Blocks until no program is left to compile in the background; False after `timeout` seconds.
+
+        For measurements; requests need not wait.
+        """
+        return self._built.runner.wait_until_compiled(timeout)
+
+    @property
     def tokenizer(self) -> Tokenizer | None:
         """The engine's own tokenizer; None with skip_tokenizer_init."""
         return self._built.tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,28 +12,21 @@ from jax.sharding import NamedSharding
 
 from jaxllm.runner.beam_groups import BeamGroup, BeamLayout, pack_beams
 from jaxllm.runner.beam_selection import BeamInputs, BeamOutputs, select_beams
-from jaxllm.runner.executables import Compiled
-from jaxllm.runner.fixed_memory import FixedBuffers
+from jaxllm.runner.executables import Compiled, Lower
+from jaxllm.runner.fixed_memory import FixedBuffers, buffer_shape, lower_loads
 from jaxllm.steps import ScheduledRequest
 
 
 class BeamSelector:
     """The programs, by the number of rows. They read the logits that the step before them left on the device."""
 
-    def __init__(
-        self, sizes: Sequence[int], *, vocab_size: int, num_candidates: int, everywhere: NamedSharding
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], *, vocab_size: int, everywhere: NamedSharding) -> None:
         self._layouts = {rows: BeamLayout(rows) for rows in sizes}
         self._buffers = FixedBuffers([layout.size for layout in self._layouts.values()], everywhere)
-        self._num_candidates = num_candidates
         self._everywhere = everywhere
         self._num_words = -(-vocab_size // 32)
         self._no_bitmasks = {rows: self._put(self._all_bits(rows)) for rows in self._layouts}
         self._programs: dict[int, Compiled] = {}
-
-    def lowers(self, logits: jax.Array) -> dict[str, Callable[[], Any]]:
-        """What traces and lowers each program for logits of this shape."""
-        return self._buffers.lowers() | {_name(rows): partial(self._lower, rows, logits) for rows in self._layouts}
 
     def start(self, programs: Mapping[str, Compiled], logits: jax.Array) -> None:
         """Takes the compiled programs and runs each once."""
@@ -77,23 +70,33 @@ class BeamSelector:
         outputs: BeamOutputs = self._programs[rows](logits, self._buffers.put(buffer), bitmask)
         return outputs
 
-    def _lower(self, rows: int, logits: jax.Array) -> Any:
-        layout = self._layouts[rows]
-
-        def choose_beams(logits: jax.Array, buffer: jax.Array, bitmask: jax.Array) -> BeamOutputs:
-            fields = layout.unpack(buffer)
-            given = {**fields, "bitmask": bitmask, "any_bitmask": fields["any_bitmask"] != 0}
-            inputs = BeamInputs(**{name: given[name] for name in BeamInputs._fields})
-            return select_beams(logits[:rows], inputs, num_candidates=self._num_candidates)
-
-        program = jax.jit(choose_beams, out_shardings=self._everywhere)
-        return program.lower(logits, self._buffers.shape(layout.size), self._no_bitmasks[rows])
-
     def _all_bits(self, rows: int) -> np.ndarray:
         return np.full((rows, self._num_words), 0xFFFFFFFF, np.uint32)
 
     def _put(self, array: np.ndarray) -> jax.Array:
         return jax.device_put(array, self._everywhere)
+
+
+def lower_beams(
+    sizes: Sequence[int], logits: Any, *, num_candidates: int, everywhere: NamedSharding
+) -> dict[str, Lower]:
+    """What traces and lowers each program of `BeamSelector` for logits of this shape."""
+    loads = lower_loads([BeamLayout(rows).size for rows in sizes], everywhere)
+    return loads | {_name(rows): partial(_lower, rows, logits, num_candidates, everywhere) for rows in sizes}
+
+
+def _lower(rows: int, logits: Any, num_candidates: int, everywhere: NamedSharding) -> Any:
+    layout = BeamLayout(rows)
+    bitmask = jax.ShapeDtypeStruct((rows, -(-logits.shape[1] // 32)), np.uint32, sharding=everywhere)
+
+    def choose_beams(logits: jax.Array, buffer: jax.Array, bitmask: jax.Array) -> BeamOutputs:
+        fields = layout.unpack(buffer)
+        given = {**fields, "bitmask": bitmask, "any_bitmask": fields["any_bitmask"] != 0}
+        inputs = BeamInputs(**{name: given[name] for name in BeamInputs._fields})
+        return select_beams(logits[:rows], inputs, num_candidates=num_candidates)
+
+    program = jax.jit(choose_beams, out_shardings=everywhere)
+    return program.lower(logits, buffer_shape(layout.size, everywhere), bitmask)
 
 
 def _name(rows: int) -> str:

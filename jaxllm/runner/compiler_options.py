@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jaxllm.runner.layout import Bucket
 
 CompilerOptions = dict[str, bool | int | float | str]
@@ -14,13 +16,20 @@ _CUBLAS_TOKENS = 32
 _COMMANDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
 
 
-def compiler_options(platform: str, bucket: Bucket) -> CompilerOptions | None:
-    """The options for the bucket's program; None leaves everything to XLA."""
+def compiler_options(platform: str, bucket: Bucket, autotune_directory: Path | None = None) -> CompilerOptions | None:
+    """The options for the bucket's program; None leaves everything to XLA.
+
+    On a GPU, XLA keeps in `autotune_directory`, which must exist, which implementation it measured to be the fastest
+    for each product, and looks there first.
+    """
     if platform == "cpu":
         return {"xla_cpu_prefer_vector_width": 512}  # twice as fast where a loop is bound by its instructions
     if platform != "gpu":
         return None
-    return {
+    options: CompilerOptions = {
         "xla_gpu_enable_command_buffer": _COMMANDS,
         "xla_gpu_enable_triton_gemm": bucket.num_tokens < _CUBLAS_TOKENS,
     }
+    if autotune_directory is not None:
+        options["xla_gpu_per_fusion_autotune_cache_dir"] = str(autotune_directory)
+    return options

@@ -8,7 +8,7 @@ buffer from, and leaves its results in, arrays that never move.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,30 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxllm.runner.executables import Compiled
+from jaxllm.runner.executables import Compiled, Lower
 
 
 class FixedBuffers:
     """int32 arrays for the arguments of steps, one for each size."""
 
-    def __init__(self, sizes: Sequence[int], everywhere: NamedSharding) -> None:
+    def __init__(self, sizes: Iterable[int], everywhere: NamedSharding) -> None:
         self._arrays = {size: jnp.zeros(size, jnp.int32, device=everywhere) for size in sizes}
         self._everywhere = everywhere
         self._programs: dict[int, Compiled] = {}
-
-    def lowers(self) -> dict[str, Callable[[], Any]]:
-        """What traces and lowers each program."""
-        return {_load(size): partial(self._lower, size) for size in self._arrays}
 
     def start(self, programs: Mapping[str, Compiled]) -> None:
         """Takes the compiled programs and runs each once."""
         self._programs = {size: programs[_load(size)] for size in self._arrays}
         for size in self._arrays:
             self.put(np.zeros(size, np.int32))
-
-    def shape(self, size: int) -> jax.ShapeDtypeStruct:
-        """What a program that reads the buffer of this size is lowered for."""
-        return jax.ShapeDtypeStruct((size,), jnp.int32, sharding=self._everywhere)
 
     def put(self, host: np.ndarray) -> jax.Array:
         """Starts the transfer of int32 [size], which must not be changed afterwards.
@@ -57,26 +49,16 @@ class FixedBuffers:
             array.delete()
         self._programs = {}
 
-    def _lower(self, size: int) -> Any:
-        program = jax.jit(lambda old, new: old.at[:].set(new), donate_argnums=0, out_shardings=self._everywhere)
-        return program.lower(self._arrays[size], self.shape(size))
-
 
 class Fetcher:
     """Copies arrays that stay on the device into new ones, which the host can read while the next step overwrites."""
 
-    def __init__(self, templates: Mapping[str, Any]) -> None:
-        """`templates` are arrays, or trees of arrays, of the shapes that will be fetched under each name."""
-        self._templates = templates
+    def __init__(self) -> None:
         self._programs: dict[str, Compiled] = {}
-
-    def lowers(self) -> dict[str, Callable[[], Any]]:
-        """What traces and lowers each program."""
-        return {_fetch(name): partial(self._lower, template) for name, template in self._templates.items()}
 
     def start(self, programs: Mapping[str, Compiled], arrays: Mapping[str, Any]) -> None:
         """Takes the compiled programs and runs each once."""
-        self._programs = {name: programs[_fetch(name)] for name in self._templates}
+        self._programs = {name: programs[_fetch(name)] for name in arrays}
         for name, array in arrays.items():
             self.fetch(name, array)
 
@@ -87,9 +69,9 @@ class Fetcher:
             leaf.copy_to_host_async()
         return copied
 
-    def _lower(self, template: Any) -> Any:
-        shardings = jax.tree.map(lambda array: array.sharding, template)
-        return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=shardings).lower(template)
+    def delete(self) -> None:
+        """Frees the programs."""
+        self._programs = {}
 
 
 _HOLES = {1 << 12: 16, 1 << 16: 16, 1 << 20: 8}
@@ -111,6 +93,31 @@ def open_holes(everywhere: NamedSharding) -> list[jax.Array]:
     for hole in holes:
         hole.delete()
     return fences
+
+
+def buffer_shape(size: int, everywhere: NamedSharding) -> Any:
+    """What a program that reads a fixed buffer is lowered for."""
+    return jax.ShapeDtypeStruct((size,), jnp.int32, sharding=everywhere)
+
+
+def lower_loads(sizes: Iterable[int], everywhere: NamedSharding) -> dict[str, Lower]:
+    """What traces and lowers each program of `FixedBuffers`."""
+    return {_load(size): partial(_lower_load, buffer_shape(size, everywhere)) for size in sizes}
+
+
+def lower_fetches(shapes: Mapping[str, Any]) -> dict[str, Lower]:
+    """What traces and lowers each program of `Fetcher`, for shapes, or trees of shapes, with their shardings."""
+    return {_fetch(name): partial(_lower_fetch, template) for name, template in shapes.items()}
+
+
+def _lower_load(shape: Any) -> Any:
+    program = jax.jit(lambda old, new: old.at[:].set(new), donate_argnums=0, out_shardings=shape.sharding)
+    return program.lower(shape, shape)
+
+
+def _lower_fetch(template: Any) -> Any:
+    shardings = jax.tree.map(lambda shape: shape.sharding, template)
+    return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=shardings).lower(template)
 
 
 def _load(size: int) -> str:

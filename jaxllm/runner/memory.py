@@ -1,9 +1,8 @@
-"""How many pages the KV cache gets, and the longest sequence it can hold."""
+"""What the memory goes to: how many pages the KV cache gets, and the longest sequence it can hold."""
 
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 
 import jax
@@ -12,7 +11,7 @@ from jaxllm.config import EngineConfig
 from jaxllm.errors import ValidationError
 from jaxllm.models.attention import HeadLayout
 from jaxllm.models.config import ModelConfig
-from jaxllm.runner.defaults import StepLimits
+from jaxllm.runner.device_memory import DeviceMemory
 
 logger = logging.getLogger(__name__)
 
@@ -59,26 +58,69 @@ def size_cache(config: EngineConfig, *, model_len: int, page_bytes: int, max_num
     return CacheSize(num_pages=num_pages, max_model_len=fitting_len)
 
 
-def free_bytes(
-    config: EngineConfig, devices: list[jax.Device], *, model_len: int, cache_bytes_per_token: int, reserved: int
-) -> int:
-    """Bytes that the cache may take. `reserved` is what programs need beside weights and cache, on every device."""
-    if devices[0].platform == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        sequence = (wanted_model_len(config, model_len) + 2 * config.page_size) * cache_bytes_per_token
-        return min(int(memory * config.device_memory_utilization), max(_CPU_CACHE_BYTES, sequence))
-    free = []
-    for device in devices:
-        stats = device.memory_stats() or {}
-        limit, used = stats.get("bytes_limit", 0), stats.get("bytes_in_use", 0)
-        free.append(int(limit * config.device_memory_utilization) - used - reserved)
-    return max(0, min(free)) * len(devices)
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What the memory of one device goes to, in bytes. A CPU's devices share the host's memory evenly."""
+
+    device: DeviceMemory
+    utilization: float
+    weights: int
+    slots: int
+    """State of the requests, and constants, whatever runs."""
+    programs: int
+    are_programs_measured: bool
+    """Whether `programs` is XLA's number or an estimate."""
+    most_cache: int | None
+    """Bytes that the cache takes at most; None is all there are."""
+
+    @property
+    def usable(self) -> int:
+        """Bytes that the engine may take: its share of all there are, as far as JAX gives them out."""
+        return min(int(self.device.total * self.utilization), self.device.limit)
+
+    @property
+    def cache(self) -> int:
+        """Bytes that the cache may take."""
+        free = max(0, self.usable - self._taken)
+        return free if self.most_cache is None else min(free, self.most_cache)
+
+    @property
+    def _taken(self) -> int:
+        return self.device.in_use + self.weights + self.slots + self.programs
+
+    def lines(self, cache_bytes: int, cache_note: str) -> list[str]:
+        """The plan as a table, once it is known what the cache takes."""
+        rows = [
+            ("memory", self.device.total, ""),
+            (f"usable, {self.usable / max(self.device.total, 1):.0%} of it", self.usable, ""),
+            ("in use before", self.device.in_use, ""),
+            ("weights", self.weights, ""),
+            ("slots", self.slots, ""),
+            ("programs", self.programs, "measured" if self.are_programs_measured else "estimated"),
+            ("KV cache", cache_bytes, cache_note),
+            ("left", self.usable - self._taken - cache_bytes, ""),
+        ]
+        width = max(len(name) for name, _, _ in rows)
+        return [
+            f"  {name:<{width}} {_size(size)}  {note}".rstrip()
+            for name, size, note in rows
+            if size or name != "in use before"
+        ]
 
 
-def workspace_bytes(model: ModelConfig, limits: StepLimits) -> int:
-    """What a step makes beside weights and cache: logits, their float32 copies, and the activations of the MLP."""
-    logits = 12 * limits.max_num_seqs * model.vocab_size
-    return logits + 8 * limits.max_num_batched_tokens * (model.hidden_size + model.intermediate_size)
+def _size(num_bytes: int) -> str:
+    """Ten characters that stand below each other."""
+    return f"{num_bytes / 2**30:6.2f} GiB" if abs(num_bytes) >= 2**30 else f"{num_bytes / 2**20:6.1f} MiB"
+
+
+def most_cache_bytes(
+    config: EngineConfig, devices: list[jax.Device], *, model_len: int, cache_bytes_per_token: int
+) -> int | None:
+    """Bytes that the cache takes at most of each device: a CPU's memory is not the engine's alone."""
+    if devices[0].platform != "cpu":
+        return None
+    sequence = (wanted_model_len(config, model_len) + 2 * config.page_size) * cache_bytes_per_token
+    return max(_CPU_CACHE_BYTES, sequence) // len(devices)
 
 
 def kv_bytes_per_token(model: ModelConfig, layout: HeadLayout, itemsize: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,8 @@ from jaxtyping import Array, Int
 
 from jaxllm.models.inputs import KVCache
 from jaxllm.runner.compiler_options import CompilerOptions
-from jaxllm.runner.executables import Compiled
-from jaxllm.runner.fixed_memory import FixedBuffers
+from jaxllm.runner.executables import Compiled, Lower
+from jaxllm.runner.fixed_memory import FixedBuffers, buffer_shape, lower_loads
 from jaxllm.runner.sharding import replicated
 from jaxllm.steps import NO_PAGE
 
@@ -27,16 +27,10 @@ _NOWHERE = 1 << 30
 class PageCopier:
     """The programs, by the number of pages that they copy. They work in place: the caches are donated."""
 
-    def __init__(self, sizes: Sequence[int], mesh: Mesh, options: CompilerOptions | None) -> None:
+    def __init__(self, sizes: Sequence[int], mesh: Mesh) -> None:
         self._sizes = sizes
-        self._mesh = mesh
         self._pairs = FixedBuffers([2 * size for size in sizes], replicated(mesh))
-        self._options = options
         self._programs: dict[int, Compiled] = {}
-
-    def lowers(self, caches: Caches) -> dict[str, Callable[[], Any]]:
-        """What traces and lowers each program for caches of this shape."""
-        return self._pairs.lowers() | {_name(size): partial(self._lower, size, caches) for size in self._sizes}
 
     def start(self, programs: Mapping[str, Compiled], caches: Caches) -> Caches:
         """Takes the compiled programs and runs each once; returns the caches."""
@@ -61,15 +55,19 @@ class PageCopier:
         copied: Caches = self._programs[size](caches, pairs)
         return copied
 
-    def _lower(self, size: int, caches: Caches) -> Any:
-        shardings = jax.tree.map(lambda array: array.sharding, caches)
-        program = jax.jit(
-            partial(copy_pages, mesh=self._mesh),
-            donate_argnums=0,
-            out_shardings=shardings,
-            compiler_options=self._options,
-        )
-        return program.lower(caches, self._pairs.shape(2 * size))
+
+def lower_copies(sizes: Sequence[int], caches: Caches, mesh: Mesh, options: CompilerOptions | None) -> dict[str, Lower]:
+    """What traces and lowers each program of `PageCopier` for caches of these shapes."""
+    loads = lower_loads([2 * size for size in sizes], replicated(mesh))
+    return loads | {_name(size): partial(_lower, size, caches, mesh, options) for size in sizes}
+
+
+def _lower(size: int, caches: Caches, mesh: Mesh, options: CompilerOptions | None) -> Any:
+    shardings = jax.tree.map(lambda cache: cache.sharding, caches)
+    program = jax.jit(
+        partial(copy_pages, mesh=mesh), donate_argnums=0, out_shardings=shardings, compiler_options=options
+    )
+    return program.lower(caches, buffer_shape(2 * size, replicated(mesh)))
 
 
 def pack_copies(copies: Sequence[tuple[int, int]], size: int) -> np.ndarray:

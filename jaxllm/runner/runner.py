@@ -2,125 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 
-from jaxllm.models.causal_lm import CausalLM
-from jaxllm.models.inputs import KVCache
+from jaxllm.runner.background_compile import BackgroundCompile
 from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
 from jaxllm.runner.beam_selector import BeamSelector
-from jaxllm.runner.buckets import bucket_ladder, row_sizes, smallest
-from jaxllm.runner.compiler_options import compiler_options
+from jaxllm.runner.buckets import smallest
 from jaxllm.runner.executables import Compiled, ExecutableStore
 from jaxllm.runner.fixed_memory import Fetcher, FixedBuffers, open_holes
-from jaxllm.runner.layout import Bucket, Layout
-from jaxllm.runner.packed_scores import PackedScores
+from jaxllm.runner.layout import Bucket
 from jaxllm.runner.page_copier import PageCopier
-from jaxllm.runner.penalty_counts import reset_counts
+from jaxllm.runner.programs import COUNTED_CHUNK, COUNTS, ProgramSet
 from jaxllm.runner.results import DispatchedStep
-from jaxllm.runner.sampler import LogprobsMode
-from jaxllm.runner.sharding import replicated, shard
-from jaxllm.runner.step import Constraints, DeviceState, StepProgram
+from jaxllm.runner.step import Constraints, DeviceState
 from jaxllm.sampling_params import MAX_LOGIT_EDITS
 from jaxllm.steps import ScheduledStep, SlotStart
-
-_COUNTED_CHUNK = 1024
-"""Tokens that one call of the program for penalty counts takes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunnerConfig:
-    """Everything that shapes the programs, besides the model."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    page_size: int
-    num_pages: int
-    max_logprobs: int
-    """Most logprobs a program returns per position; a beam search keeps at most half as many beams."""
-    logprobs_mode: LogprobsMode
-    dtype: str
 
 
 class ModelRunner:
     """Runs steps. Construct it, call `compile`, then `dispatch`."""
 
-    def __init__(
-        self,
-        config: RunnerConfig,
-        *,
-        graphdef: nnx.GraphDef[CausalLM],
-        treedef: jax.tree_util.PyTreeDef,
-        weights: tuple[jax.Array, ...],
-        cache_shape: tuple[int, ...],
-        num_layers: int,
-        vocab_size: int,
-        mesh: Mesh,
-    ) -> None:
-        self.config = config
+    def __init__(self, programs: ProgramSet, weights: Sequence[jax.Array]) -> None:
+        """Takes the cache's memory. `weights` are as `programs.weights` say."""
+        config = self.config = programs.config
         self.num_pages = config.num_pages
         self.page_size = config.page_size
         self.max_model_len = config.max_model_len
         self.max_num_seqs = config.max_num_seqs
         self.max_num_batched_tokens = config.max_num_batched_tokens
-        self.vocab_size = vocab_size
-        self._mesh = mesh
-        self._everywhere = replicated(mesh)
-        self._weights = weights
-        self._make_program = partial(
-            StepProgram,
-            graphdef,
-            treedef,
-            max_logprobs=config.max_logprobs,
-            logprobs_mode=config.logprobs_mode,
-            replicated=self._everywhere,
-        )
-        self._platform = mesh.devices.flat[0].platform
-        self._buckets = bucket_ladder(self._platform, config.max_num_seqs, config.max_num_batched_tokens)
-        pages_per_request = -(-config.max_model_len // config.page_size)
-        self._layouts = {bucket: Layout(bucket, pages_per_request) for bucket in self._buckets}
-        most_rows = self._buckets[-1].num_rows
-        self._buffers = FixedBuffers([layout.size for layout in self._layouts.values()], self._everywhere)
-        sizes = row_sizes(self._platform, most_rows)
-        self._copier = PageCopier(sizes, mesh, compiler_options(self._platform, self._buckets[-1]))
-        self._beams = BeamSelector(
-            sizes,
-            vocab_size=vocab_size,
-            num_candidates=min(config.max_logprobs, 2 * config.max_num_seqs),
-            everywhere=self._everywhere,
-        )
-        self._slots = SlotTable(config.max_num_seqs, vocab_size, config.page_size)
-        self._state = self._initial_state(cache_shape, num_layers)
+        self.vocab_size = programs.vocab_size
+        self._set = programs
+        self._everywhere = programs.everywhere
+        self._weights = tuple(weights)
+        self._platform = programs.platform
+        self._layouts = programs.layouts
+        self._buffers = FixedBuffers(programs.buffer_sizes, self._everywhere)
+        self._copier = PageCopier(programs.row_sizes, programs.mesh)
+        self._beams = BeamSelector(programs.row_sizes, vocab_size=programs.vocab_size, everywhere=self._everywhere)
+        self._slots = SlotTable(config.max_num_seqs, programs.vocab_size, config.page_size)
+        self._state: DeviceState = _zeros(programs.state)
         self._fences = open_holes(self._everywhere) if self._platform == "gpu" else []
-        self._fetcher = Fetcher(self._results())
-        self._no_constraints = {rows: self._unconstrained(rows) for rows in {b.num_rows for b in self._buckets}}
+        self._fetcher = Fetcher()
+        self._no_constraints = {rows: self._unconstrained(rows) for rows in {b.num_rows for b in programs.buckets}}
         self._programs: dict[str, Compiled] = {}
+        self._buckets: Sequence[Bucket] = ()
+        """Those whose programs are there, smallest first."""
+        self._background: BackgroundCompile | None = None
+
+    def compile(self, store: ExecutableStore, on_done: Callable[[str], None], *, in_background: bool = False) -> int:
+        """Gets the programs from the store, compiling what it lacks, and runs each once: then no step compiles.
+
+        With `in_background` it waits only for the programs that are needed to run any step, and gives the number of
+        those that are compiled while steps run already; a step takes the smallest program that is ready.
+        """
+        self._programs = store.load_all(self._set.names, on_done)
+        missing = [name for name in self._set.names if name not in self._programs]
+        now = [name for name in missing if name in self._set.needed or not in_background]
+        later = [name for name in missing if name not in now]
+        background = self._background = BackgroundCompile(store, self._set.lowers(later), self._take_program)
+        try:
+            self._programs |= store.compile_all(self._set.lowers(now), on_done, on_traced=background.start_tracing)
+            self._buckets = self._ready_buckets()
+            self._warm_up()
+        except BaseException:
+            background.stop()
+            raise
+        background.start_compiling()
+        return len(later)
 
     @property
-    def program_names(self) -> list[str]:
-        """The programs that `compile` makes."""
-        return list(self._lowers())
+    def num_programs_to_compile(self) -> int:
+        """Programs that still compile in the background."""
+        return 0 if self._background is None else self._background.num_left
 
-    def compile(self, store: ExecutableStore, on_done: Callable[[str], None]) -> None:
-        """Gets every program from the store, compiling what it lacks, and runs each once: then nothing compiles."""
-        self._programs = store.get_all(self._lowers(), on_done)
-        self._buffers.start(self._programs)
-        for bucket in self._buckets:
-            self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
-        self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
-        self._state = self._state._replace(caches=self._copier.start(self._programs, self._state.caches))
-        self._beams.start(self._programs, self._state.logits)
-        self._fetcher.start(self._programs, self._results())
-        jax.block_until_ready(self._state)
+    def wait_until_compiled(self, timeout: float | None = None) -> bool:
+        """Blocks until no program is left to compile in the background; False after `timeout` seconds."""
+        return self._background is None or self._background.wait(timeout)
 
     def dispatch(self, step: ScheduledStep) -> DispatchedStep:
         """Starts the step; its results are copied to the host as soon as they are there."""
@@ -146,10 +108,12 @@ class ModelRunner:
         return DispatchedStep(step, params, self._fetch, groups, beams)
 
     def shutdown(self) -> None:
-        """Frees weights, cache and programs."""
+        """Frees weights, cache and programs. What is being compiled in the background is not waited for."""
+        if self._background is not None:
+            self._background.stop()
         for array in jax.tree.leaves((self._state, self._weights, self._no_constraints, self._fences)):
             array.delete()
-        for helper in (self._buffers, self._copier, self._beams):
+        for helper in (self._buffers, self._copier, self._beams, self._fetcher):
             helper.delete()
         self._programs = {}
         self._weights = ()
@@ -159,65 +123,39 @@ class ModelRunner:
         on_device = self._buffers.put(buffer)
         self._state = self._programs[bucket.name](self._weights, self._state, on_device, constraints)
 
-    def _results(self) -> dict[str, Any]:
-        """What the last step has left, by the names of `Fetch`."""
-        return {"tokens": self._state.drawn.tokens, "top": self._state.drawn.top, "prompt": self._state.prompt}
-
     def _fetch(self, name: str) -> Any:
-        return self._fetcher.fetch(name, self._results()[name])
+        return self._fetcher.fetch(name, self._state.results()[name])
 
-    def _lowers(self) -> dict[str, Callable[[], Any]]:
-        """What traces and lowers each program, those first that take longest to compile."""
-        steps = {bucket.name: partial(self._lower_step, bucket) for bucket in reversed(self._buckets)}
-        return {
-            **steps,
-            _COUNTS: self._lower_counts,
-            **self._copier.lowers(self._state.caches),
-            **self._beams.lowers(self._state.logits),
-            **self._buffers.lowers(),
-            **self._fetcher.lowers(),
-        }
+    def _warm_up(self) -> None:
+        """Runs each program once, which loads it and records its CUDA graph."""
+        self._buffers.start(self._programs)
+        for bucket in self._buckets:
+            self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
+        self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
+        self._state = self._state._replace(caches=self._copier.start(self._programs, self._state.caches))
+        self._beams.start(self._programs, self._state.logits)
+        self._fetcher.start(self._programs, self._state.results())
+        jax.block_until_ready(self._state)
 
-    def _lower_step(self, bucket: Bucket) -> Any:
-        layout = self._layouts[bucket]
-        program = self._make_program(layout)
-        buffer = self._buffers.shape(layout.size)
-        arguments = (self._weights, self._state, buffer, self._no_constraints[bucket.num_rows])
+    def _take_program(self, name: str, compiled: Compiled) -> None:
+        """From the next step on the program runs; called by the background's threads, one at a time."""
+        self._programs[name] = compiled
+        self._buckets = self._ready_buckets()  # a new list: a step that is choosing goes on with the old one
 
-        def step(weights: Any, state: Any, buffer: Any, constraints: Any) -> Any:
-            return program(weights, state, buffer, constraints)
-
-        step.__name__ = bucket.name
-        shardings = jax.tree.map(lambda array: array.sharding, self._state)
-        # Accelerators would round the factors of float32 products to tf32 or bfloat16.
-        is_exact = self.config.dtype == "float32" and self._platform != "cpu"
-        options = compiler_options(self._platform, bucket)
-        program_of = partial(jax.jit, donate_argnums=1, out_shardings=shardings, compiler_options=options)
-        with jax.default_matmul_precision("highest" if is_exact else None):
-            return program_of(step).lower(*arguments)
-
-    def _lower_counts(self) -> Any:
-        chunk = jax.ShapeDtypeStruct((_COUNTED_CHUNK,), np.int32, sharding=self._everywhere)
-        scalar = jax.ShapeDtypeStruct((2,), np.int32, sharding=self._everywhere)
-
-        def count(counts: jax.Array, slot_first: jax.Array, prompt: jax.Array, output: jax.Array) -> jax.Array:
-            return reset_counts(counts, slot_first[0], prompt, output, slot_first[1] != 0)
-
-        return jax.jit(count, donate_argnums=0, out_shardings=self._everywhere).lower(
-            self._state.counts, scalar, chunk, chunk
-        )
+    def _ready_buckets(self) -> list[Bucket]:
+        return [bucket for bucket in self._set.buckets if bucket.name in self._programs]
 
     def _start_counts(self, start: SlotStart) -> None:
         if has_penalties(start.sampling_params):
             self._count_tokens(start.slot, start.prompt_token_ids, start.output_token_ids)
 
     def _count_tokens(self, slot: int, prompt: np.ndarray, output: np.ndarray) -> None:
-        """Sets the slot's penalty counts, `_COUNTED_CHUNK` tokens of prompt and output at a time."""
+        """Sets the slot's penalty counts, `COUNTED_CHUNK` tokens of prompt and output at a time."""
         counts = self._state.counts
-        for at in range(0, max(len(prompt), len(output), 1), _COUNTED_CHUNK):
+        for at in range(0, max(len(prompt), len(output), 1), COUNTED_CHUNK):
             pieces = (np.array([slot, at == 0], np.int32), _chunk(prompt, at), _chunk(output, at))
             on_device = (jax.device_put(piece, self._everywhere) for piece in pieces)
-            counts = self._programs[_COUNTS](counts, *on_device)
+            counts = self._programs[COUNTS](counts, *on_device)
         self._state = self._state._replace(counts=counts)
 
     def _put_constraints(self, host: HostConstraints, num_rows: int) -> Constraints:
@@ -237,32 +175,14 @@ class ModelRunner:
             jax.device_put(np.full((rows, words), 0xFFFFFFFF, np.uint32), self._everywhere),
         )
 
-    def _initial_state(self, cache_shape: tuple[int, ...], num_layers: int) -> DeviceState:
-        sharding = shard(self._mesh, cache_shape, (None, None, "kv_heads", None))
-        zeros = partial(jnp.zeros, cache_shape, self.config.dtype, device=sharding)
-        caches = tuple(KVCache(zeros(), zeros()) for _ in range(num_layers))
-        slots, most_rows = self.max_num_seqs + 1, self._buckets[-1].num_rows
-        whole = partial(jnp.zeros, device=self._everywhere)
 
-        def scores(rows: int) -> PackedScores:
-            return PackedScores(whole((3, rows), jnp.int32), whole((2, rows, self.config.max_logprobs), jnp.int32))
-
-        return DeviceState(
-            caches,
-            last_tokens=whole((slots,), jnp.int32),
-            counts=whole((slots, self.vocab_size), jnp.int16),
-            logits=whole((most_rows, self.vocab_size), self.config.dtype),
-            drawn=scores(most_rows),
-            prompt=scores(self._buckets[-1].num_tokens),
-        )
-
-
-_COUNTS = "counts"
+def _zeros(structs: Any) -> Any:
+    return jax.tree.map(lambda struct: jnp.zeros(struct.shape, struct.dtype, device=struct.sharding), structs)
 
 
 def _chunk(tokens: np.ndarray, start: int) -> np.ndarray:
-    """`_COUNTED_CHUNK` tokens from `start`, filled up with -1."""
-    chunk = np.full(_COUNTED_CHUNK, -1, np.int32)
-    piece = tokens[start : start + _COUNTED_CHUNK]
+    """`COUNTED_CHUNK` tokens from `start`, filled up with -1."""
+    chunk = np.full(COUNTED_CHUNK, -1, np.int32)
+    piece = tokens[start : start + COUNTED_CHUNK]
     chunk[: len(piece)] = piece
     return chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,10 @@ class DeviceState(NamedTuple):
     """[most rows], the last step's tokens; their scores are zeros if no row wanted logprobs."""
     prompt: PackedScores
     """[most tokens], what follows each token of the last step with chunks; zeros if no row wanted prompt_logprobs."""
+
+    def results(self) -> dict[str, Any]:
+        """What the last step has left for the host, by the names of `jaxllm.runner.results.Fetch`."""
+        return {"tokens": self.drawn.tokens, "top": self.drawn.top, "prompt": self.prompt}
 
 
 class Constraints(NamedTuple):

@@ -37,10 +37,14 @@ class ModelFiles:
     """generation_config.json, or {}."""
 
     @classmethod
-    def find(cls, config: EngineConfig) -> ModelFiles:
-        """Finds, and from a hub downloads, the model that the configuration names."""
+    def find(cls, config: EngineConfig, *, wants_weights: bool = True) -> ModelFiles:
+        """Finds, and from a hub downloads, the model that the configuration names; without weights if not wanted."""
         source = resolve_model(
-            config.model, revision=config.revision, download_dir=config.download_dir, hf_token=config.hf_token
+            config.model,
+            revision=config.revision,
+            download_dir=config.download_dir,
+            hf_token=config.hf_token,
+            wants_weights=wants_weights,
         )
         hf_config = _overridden(read_hf_config(source), config)
         # EOS ids are read from the model's generation config even where "jaxllm" drops its other values.

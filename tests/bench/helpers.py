@@ -20,6 +20,8 @@ class FakeLLM:
     startup_seconds: dict[str, float] = field(default_factory=dict)
     calls: list[dict[str, Any]] = field(default_factory=list)
     is_shut_down: bool = False
+    num_programs_to_compile: int = 0
+    """Until `wait_until_compiled`."""
 
     def generate(
         self,
@@ -28,6 +30,7 @@ class FakeLLM:
         use_tqdm: bool = True,
         stream: bool = False,
     ) -> list[RequestOutput] | Iterator[RequestOutput]:
+        assert self.num_programs_to_compile == 0, "measured while programs were compiled"
         self.calls.append({"prompts": prompts, "params": sampling_params, "use_tqdm": use_tqdm, "stream": stream})
         if stream:
             return self._stream(prompts, sampling_params)
@@ -40,6 +43,10 @@ class FakeLLM:
         for index, (prompt, params) in enumerate(zip(prompts, sampling_params, strict=True)):
             for _ in range(params.max_tokens or 0):
                 yield make_output(index, prompt, num_tokens=1, n=params.n)
+
+    def wait_until_compiled(self) -> bool:
+        self.num_programs_to_compile = 0
+        return True
 
     def shutdown(self) -> None:
         self.is_shut_down = True

@@ -91,7 +91,7 @@ def test_child_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_child_writes_what_the_parent_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OneTokenLLM(FakeLLM):
         def __init__(self, **engine_arguments: Any) -> None:
-            super().__init__(startup_seconds={"load": 1.0, "compile": 2.0})
+            super().__init__(startup_seconds={"load": 1.0, "compile": 2.0}, num_programs_to_compile=1)
             assert engine_arguments == {"model": "m"}
 
         def generate(self, prompts: Any, sampling_params: Any, use_tqdm: bool = True, stream: bool = False) -> Any:
@@ -103,4 +103,4 @@ def test_child_writes_what_the_parent_reads(tmp_path: Path, monkeypatch: pytest.
     startup_child.main({"model": "m"}, 0.0, result)
     times = StartupTimes(**json.loads(result.read_text(encoding="utf-8")))
     assert times.compilation == 2.0
-    assert list(times.phases) == ["import", "load", "compile", "first_token"]
+    assert list(times.phases) == ["import", "load", "compile", "first_token", "other_programs"]

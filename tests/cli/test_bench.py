@@ -29,7 +29,7 @@ class RecordedLLM(FakeLLM):
     last: RecordedLLM
 
     def __init__(self, **engine_arguments: Any) -> None:
-        super().__init__()
+        super().__init__(num_programs_to_compile=1)
         self.engine_arguments = engine_arguments
         RecordedLLM.last = self
 

@@ -79,6 +79,7 @@ class ScriptedRunner:
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 64
     vocab_size: int = VOCAB_SIZE
+    num_programs_to_compile: int = 0
     starts: list[SlotStart] = field(default_factory=list)
     is_shut_down: bool = False
 

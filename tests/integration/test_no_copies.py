@@ -16,7 +16,7 @@ def test_the_cache_is_not_copied(name):
     with start_tiny(name) as llm:
         runner = llm._built.runner
         pages, page_size, heads, head_dim = runner._state.caches[0].keys.shape
-        programs: Any = [runner._programs[name] for name in (runner._buckets[0].name, "page_copies")]
+        programs: Any = [runner._programs[name] for name in (runner._buckets[0].name, "page_copies_8")]
         texts = [program.as_text() for program in programs]
     shape = f"{pages},{page_size},{heads},{head_dim}"
     rows = f"{pages},{page_size * heads * head_dim}"

@@ -1,10 +1,13 @@
+import hashlib
+import pickle
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxllm.runner.executables import ExecutableStore, program_key
+from jaxllm.runner.cache_files import write_whole
+from jaxllm.runner.executables import ExecutableStore
 
 
 def lower_double():
@@ -37,7 +40,7 @@ def test_damaged_entry_is_compiled_again(tmp_path: Path, damage, caplog: pytest.
     [file] = tmp_path.iterdir()
     file.write_bytes(damage(file.read_bytes()))
     assert get(tmp_path).num_compiled == 1
-    assert "is damaged and will be compiled again" in caplog.text
+    assert "is damaged or another's and will be compiled again" in caplog.text
     assert get(tmp_path).num_compiled == 0
 
 
@@ -48,6 +51,37 @@ def test_unwritable_directory_is_told_and_survived(tmp_path: Path, caplog: pytes
     assert "can't be kept for the next start" in caplog.text
 
 
-def test_key_tells_configurations_apart() -> None:
-    assert program_key("a", 1) == program_key("a", 1)
-    assert program_key("a", 1) != program_key("a", 2)
+def test_an_entry_of_another_program_is_compiled_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    get(tmp_path, "other")
+    [foreign] = tmp_path.iterdir()
+    get(tmp_path)
+    [own] = set(tmp_path.iterdir()) - {foreign}
+    foreign.replace(own)
+    assert get(tmp_path).num_compiled == 1
+    assert "is damaged or another's and will be compiled again" in caplog.text
+
+
+def test_an_entry_that_does_not_load_is_compiled_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    get(tmp_path)
+    [file] = tmp_path.iterdir()
+    made_for, body = file.read_bytes()[:32], pickle.dumps("from another version")
+    file.write_bytes(made_for + hashlib.sha256(body).digest() + body)
+    assert get(tmp_path).num_compiled == 1
+    assert "can't be loaded" in caplog.text
+
+
+def test_tells_what_compiling_took(tmp_path: Path) -> None:
+    store = get(tmp_path)
+    assert store.compile_times["double"].trace > 0
+    assert store.compile_times["double"].compile > 0
+    assert get(tmp_path).compile_times == {}
+
+
+def test_a_crash_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(source: str, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "entry", b"content")
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from jaxllm.config import EngineConfig
-from jaxllm.runner.memory import CacheSize, size_cache
+from jaxllm.runner.device_memory import DeviceMemory
+from jaxllm.runner.memory import CacheSize, MemoryPlan, size_cache
 
 
 def size(free: int = 10_000, **config: Any) -> CacheSize:
@@ -43,3 +44,62 @@ def test_refuses_when_not_one_page_fits() -> None:
 
 def test_auto_is_the_longest_that_fits() -> None:
     assert size(free=700, max_model_len="auto").max_model_len == 96
+
+
+GIB = 1 << 30
+
+
+def device(limit: int = 76 * GIB, in_use: int = 0) -> DeviceMemory:
+    return DeviceMemory(total=80 * GIB, limit=limit, in_use=in_use)
+
+
+def plan(**changes: Any) -> MemoryPlan:
+    values: dict[str, Any] = {
+        "device": device(),
+        "utilization": 0.75,
+        "weights": 15 * GIB,
+        "slots": GIB // 4,
+        "programs": 3 * GIB // 4,
+        "are_programs_measured": True,
+        "most_cache": None,
+    }
+    return MemoryPlan(**values | changes)
+
+
+def test_cache_gets_what_weights_and_programs_leave_of_the_usable_memory() -> None:
+    assert plan().cache == 44 * GIB
+
+
+def test_what_others_hold_is_not_the_caches() -> None:
+    assert plan(device=device(in_use=2 * GIB)).cache == 42 * GIB
+
+
+def test_no_more_is_usable_than_jax_gives_out() -> None:
+    assert plan(utilization=1.0).usable == 76 * GIB
+    assert plan(device=device(limit=40 * GIB)).cache == 24 * GIB
+
+
+def test_cache_is_never_negative() -> None:
+    assert plan(weights=90 * GIB).cache == 0
+
+
+def test_a_cpu_keeps_the_rest_for_others() -> None:
+    assert plan(most_cache=GIB).cache == GIB
+
+
+def test_plan_is_a_table_that_adds_up() -> None:
+    assert plan().lines(43 * GIB, "12 tokens") == [
+        "  memory             80.00 GiB",
+        "  usable, 75% of it  60.00 GiB",
+        "  weights            15.00 GiB",
+        "  slots              256.0 MiB",
+        "  programs           768.0 MiB  measured",
+        "  KV cache           43.00 GiB  12 tokens",
+        "  left                1.00 GiB",
+    ]
+
+
+def test_table_says_what_is_an_estimate_and_what_others_hold() -> None:
+    lines = plan(are_programs_measured=False, device=device(in_use=GIB)).lines(GIB, "")
+    assert "  programs           768.0 MiB  estimated" in lines
+    assert "  in use before       1.00 GiB" in lines

@@ -11,6 +11,7 @@ GAUGES = (
     "num_requests_waiting",
     "num_requests_waiting_by_reason",
     "kv_cache_usage_perc",
+    "programs_to_compile",
     "cache_config_info",
 )
 COUNTERS = (
