@@ -12,7 +12,7 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes three times as long to make, and there are thousands
 class Logprob:
     """Log-probability of one token at one position."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class RunningBeamSearch:
             self._num_cached_tokens = news.num_cached_tokens
         self._num_preemptions = news.num_preemptions
         if news.finish_reason is not None:
-            positions: dict[int, PositionLogprobs] = {}
+            positions = self._position_logprobs(news.beams)
             self._sequences = [self._make_sequence(index, beam, positions) for index, beam in enumerate(news.beams)]
             self._finish(now)
         return False
@@ -181,12 +182,7 @@ class RunningBeamSearch:
     def _make_sequence(
         self, index: int, beam: FinishedBeam, positions: dict[int, PositionLogprobs]
     ) -> BeamSearchSequence:
-        """`positions` keeps what several beams share, by the identity of their candidates."""
-        logprobs = []
-        for candidates in beam.candidates:
-            if id(candidates) not in positions:
-                positions[id(candidates)] = self._position_logprobs(candidates)
-            logprobs.append(positions[id(candidates)])
+        logprobs = [positions[id(candidates)] for candidates in beam.candidates]
         token_ids = list(beam.token_ids)
         is_last_hidden = beam.is_stopped and not self._params.include_stop_str_in_output
         readable = token_ids[:-1] if is_last_hidden else token_ids
@@ -214,12 +210,19 @@ class RunningBeamSearch:
             completion=completion,
         )
 
-    def _position_logprobs(self, candidates: BeamCandidates) -> PositionLogprobs:
-        is_there = candidates.logprobs > -np.inf
-        columns = (column[is_there].tolist() for column in candidates)
+    def _position_logprobs(self, beams: Sequence[FinishedBeam]) -> dict[int, PositionLogprobs]:
+        """By the identity of the candidates, which beams with a common beginning share."""
+        found: dict[int, BeamCandidates] = {id(one): one for beam in beams for one in beam.candidates}
+        # One conversion for all of them: there are thousands.
+        columns = [np.array(column).tolist() for column in zip(*found.values(), strict=True)]
+        texts = self._token_texts
         return {
-            token_id: Logprob(logprob, rank, self._token_texts[token_id])
-            for token_id, logprob, rank in zip(*columns, strict=True)
+            key: {
+                token_id: Logprob(logprob, rank, texts[token_id])
+                for token_id, logprob, rank in zip(*position, strict=True)
+                if logprob > -math.inf
+            }
+            for key, position in zip(found, zip(*columns, strict=True), strict=True)
         }
 
     def _generated_text(self, token_ids: Sequence[int]) -> str:

@@ -89,14 +89,14 @@ def read_beams(group: BeamGroup, outputs: BeamOutputs) -> BeamSelection:
     num_beams = int(np.count_nonzero(scores > -np.inf))  # places are filled from the first
     chosen = slice(group.first_place, group.first_place + num_beams)
     considered = slice(2 * group.settings.width)
-    candidates = outputs.candidates
+    ids, logprobs, ranks = (np.asarray(column[group.rows, considered]) for column in outputs.candidates)
     return BeamSelection(
         parents=np.asarray(outputs.parents[chosen]) - group.first_row,
         token_ids=np.asarray(outputs.token_ids[chosen]),
         scores=np.asarray(outputs.scores[chosen]),
-        candidate_ids=np.asarray(candidates.ids[group.rows, considered]),
-        candidate_logprobs=np.asarray(candidates.logprobs[group.rows, considered]),
-        candidate_ranks=np.asarray(candidates.ranks[group.rows, considered]),
+        candidate_ids=ids,
+        candidate_logprobs=logprobs,
+        candidate_ranks=ranks,
     )
 
 

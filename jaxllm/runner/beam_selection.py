@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
@@ -59,6 +60,35 @@ class BeamOutputs(NamedTuple):
     scores: Float[Array, " places"]
     """Log-probability of what the beam has generated; -inf in places that stayed empty."""
     candidates: Candidates
+
+
+class PackedBeams(NamedTuple):
+    """The same as two arrays, floats as their bits: each array is a transfer to the host."""
+
+    chosen: Int[Array, "3 places"]
+    """Parents, token ids, scores."""
+    candidates: Int[Array, "3 rows candidates"]
+    """Ids, logprobs, ranks."""
+
+
+def pack_outputs(outputs: BeamOutputs) -> PackedBeams:
+    """Traced."""
+    ids, logprobs, ranks = outputs.candidates
+    return PackedBeams(
+        jnp.stack([outputs.parents, outputs.token_ids, lax.bitcast_convert_type(outputs.scores, jnp.int32)]),
+        jnp.stack([ids, lax.bitcast_convert_type(logprobs, jnp.int32), ranks]),
+    )
+
+
+def unpack_outputs(packed: PackedBeams) -> BeamOutputs:
+    """NumPy arrays; waits for the device."""
+    chosen, candidates = np.asarray(packed.chosen), np.asarray(packed.candidates)
+    return BeamOutputs(
+        chosen[0],
+        chosen[1],
+        chosen[2].view(np.float32),
+        Candidates(candidates[0], candidates[1].view(np.float32), candidates[2]),
+    )
 
 
 def select_beams(logits: Float[Array, "rows vocab"], inputs: BeamInputs, *, num_candidates: int) -> BeamOutputs:

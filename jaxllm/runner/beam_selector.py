@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxllm.runner.beam_groups import BeamGroup, BeamLayout, pack_beams
-from jaxllm.runner.beam_selection import BeamInputs, BeamOutputs, select_beams
+from jaxllm.runner.beam_selection import BeamInputs, PackedBeams, pack_outputs, select_beams
 from jaxllm.runner.executables import Compiled, Lower
 from jaxllm.runner.fixed_memory import FixedBuffers, buffer_shape, lower_loads
 from jaxllm.steps import ScheduledRequest
@@ -41,7 +41,7 @@ class BeamSelector:
         requests: Sequence[ScheduledRequest],
         bitmask: np.ndarray | None,
         logits: jax.Array,
-    ) -> BeamOutputs:
+    ) -> PackedBeams:
         """Starts the choice among the rows of a step. `bitmask` is uint32 [requests, ceil(vocab / 32)], if some may not
         have every token; `logits` are those that the step has left.
         """
@@ -66,8 +66,8 @@ class BeamSelector:
             array.delete()
         self._programs = {}
 
-    def _run(self, rows: int, buffer: np.ndarray, bitmask: jax.Array, logits: jax.Array) -> BeamOutputs:
-        outputs: BeamOutputs = self._programs[rows](logits, self._buffers.put(buffer), bitmask)
+    def _run(self, rows: int, buffer: np.ndarray, bitmask: jax.Array, logits: jax.Array) -> PackedBeams:
+        outputs: PackedBeams = self._programs[rows](logits, self._buffers.put(buffer), bitmask)
         return outputs
 
     def _all_bits(self, rows: int) -> np.ndarray:
@@ -89,11 +89,11 @@ def _lower(rows: int, logits: Any, num_candidates: int, everywhere: NamedShardin
     layout = BeamLayout(rows)
     bitmask = jax.ShapeDtypeStruct((rows, -(-logits.shape[1] // 32)), np.uint32, sharding=everywhere)
 
-    def choose_beams(logits: jax.Array, buffer: jax.Array, bitmask: jax.Array) -> BeamOutputs:
+    def choose_beams(logits: jax.Array, buffer: jax.Array, bitmask: jax.Array) -> PackedBeams:
         fields = layout.unpack(buffer)
         given = {**fields, "bitmask": bitmask, "any_bitmask": fields["any_bitmask"] != 0}
         inputs = BeamInputs(**{name: given[name] for name in BeamInputs._fields})
-        return select_beams(logits[:rows], inputs, num_candidates=num_candidates)
+        return pack_outputs(select_beams(logits[:rows], inputs, num_candidates=num_candidates))
 
     program = jax.jit(choose_beams, out_shardings=everywhere)
     return program.lower(logits, buffer_shape(layout.size, everywhere), bitmask)

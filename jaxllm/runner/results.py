@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxllm.runner.beam_groups import BeamGroup, read_beams
-from jaxllm.runner.beam_selection import BeamOutputs
+from jaxllm.runner.beam_selection import PackedBeams, unpack_outputs
 from jaxllm.runner.packed_scores import PackedScores, unpack_scores
 from jaxllm.runner.sampler import TokenScores
 from jaxllm.sampling_params import SamplingParams
@@ -28,7 +28,7 @@ class DispatchedStep:
         params: Sequence[SamplingParams],
         fetch: Fetch,
         beam_groups: Sequence[BeamGroup] = (),
-        beams: BeamOutputs | None = None,
+        beams: PackedBeams | None = None,
     ) -> None:
         self._step = step
         self._params = params
@@ -74,7 +74,7 @@ class DispatchedStep:
     def _selections(self) -> dict[str, BeamSelection]:
         if self._beams is None:
             return {}
-        beams = jax.tree.map(np.asarray, self._beams)
+        beams = unpack_outputs(self._beams)
         return {group.request_id: read_beams(group, beams) for group in self._beam_groups}
 
     def _prompt_logprobs(self) -> dict[str, list[TokenLogprobs]]:

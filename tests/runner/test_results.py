@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.runner.beam_groups import BeamGroup
-from jaxllm.runner.beam_selection import BeamOutputs, Candidates
+from jaxllm.runner.beam_selection import BeamOutputs, Candidates, pack_outputs
 from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.results import DispatchedStep
 from jaxllm.runner.sampler import TokenScores
@@ -52,7 +52,7 @@ def dispatch(*rows: tuple[ScheduledRequest, SamplingParams], beam_groups: Sequen
     drawn = pack(jnp.arange(100, 104, dtype=jnp.int32), make_scores(4))
     fetched = {"tokens": drawn.tokens, "top": drawn.top, "prompt": pack(jnp.zeros(8, jnp.int32), make_scores(8))}
     requests, params = zip(*rows, strict=True)
-    beams = make_beams(4) if beam_groups else None
+    beams = pack_outputs(make_beams(4)) if beam_groups else None
     step = ScheduledStep(step_id=5, requests=requests)
     return DispatchedStep(step, params, fetched.__getitem__, beam_groups, beams)
 
