@@ -96,6 +96,11 @@ class TokenizationOptions:
             )
         return cls(**(defaults | {name: value for name, value in options.items() if value is not None}))
 
+    @property
+    def cuts(self) -> bool:
+        """Whether a long prompt is cut."""
+        return self.truncation or self.truncate_prompt_tokens is not None
+
     def cut(self, name: str, token_ids: list[int], *, keep: int | None, max_input_tokens: int) -> list[int]:
         """The part of the prompt that stays; `keep` is the request's own truncate_prompt_tokens."""
         kept = self.truncate_prompt_tokens if self.truncate_prompt_tokens is not None else keep

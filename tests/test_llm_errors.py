@@ -10,12 +10,31 @@ from hypothesis import strategies as st
 
 from jaxllm.errors import ValidationError
 from jaxllm.sampling_params import SamplingParams
-from tests.frontend.helpers import ScriptedRunner, ids, make_llm, texts
+from tests.frontend.helpers import TOKENIZER, ScriptedRunner, ids, make_llm, texts
 
 
 def num_unfinished(llm):
     metrics = llm.get_metrics()
     return metrics.num_running + metrics.num_waiting
+
+
+def test_a_text_that_must_be_too_long_is_refused_before_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = make_llm()
+    encoded: list[str] = []
+    encode_batch = TOKENIZER.encode_batch
+
+    def record(texts: Any, *rest: Any) -> Any:
+        encoded.extend(texts)
+        return encode_batch(texts, *rest)
+
+    monkeypatch.setattr(TOKENIZER, "encode_batch", record)
+    text = "a" * (64 * TOKENIZER.longest_token + 1)
+    message = r"at most 63 tokens .*, got a text of 321 characters, where no token has more than 5"
+    with pytest.raises(ValidationError, match=message):
+        llm.generate(text, SamplingParams(max_tokens=1), use_tqdm=False)
+    assert encoded == []
+    llm.generate(text, SamplingParams(max_tokens=1, truncate_prompt_tokens=5), use_tqdm=False)
+    assert encoded == [text]
 
 
 @pytest.mark.parametrize(

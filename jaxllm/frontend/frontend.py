@@ -12,7 +12,12 @@ from jaxllm.errors import EngineDeadError, ValidationError
 from jaxllm.frontend.beam_search import PreparedBeamSearch, beam_settings
 from jaxllm.frontend.generation_defaults import make_default_sampling_params
 from jaxllm.frontend.interrupts import holding_interrupts
-from jaxllm.frontend.prompts import TokenizedPrompt, check_prompt_length, check_prompt_vocabulary
+from jaxllm.frontend.prompts import (
+    TokenizedPrompt,
+    check_prompt_length,
+    check_prompt_vocabulary,
+    check_text_length,
+)
 from jaxllm.frontend.request_maker import Prepared, PreparedRequest, RequestMaker, Running
 from jaxllm.frontend.running_request import Outbox
 from jaxllm.frontend.statistics import StatsListener
@@ -43,6 +48,21 @@ class Frontend:
         self._sequences: dict[str, tuple[Running, Any]] = {}
         self._last_bad_words: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._lock = threading.RLock()
+
+    def check_text(
+        self,
+        parsed: ParsedPrompt,
+        params: SamplingParams | BeamSearchParams,
+        options: TokenizationOptions,
+        *,
+        name: str,
+    ) -> None:
+        """Refuses a prompt that is too long to be worth tokenising, unless it is to be cut."""
+        if self.tokenizer is None or parsed.token_ids is not None or parsed.text is None:
+            return
+        keep = params.truncate_prompt_tokens if isinstance(params, SamplingParams) else None
+        if not options.cuts and keep is None:
+            check_text_length(name, parsed.text, self.tokenizer, self._model_config.max_model_len)
 
     def prepare(
         self,

@@ -67,10 +67,12 @@ def prepare_requests(
 
     `on_tokenized` hears how many more prompts are tokenised.
     """
+    names = ["prompt"] if len(parsed) == 1 else [f"prompts[{index}]" for index in range(len(parsed))]
+    for name, prompt, one in zip(names, parsed, params, strict=True):
+        frontend.check_text(prompt, one, options, name=name)
     token_ids = tokenize_prompts(parsed, frontend.tokenizer, options, on_tokenized)
     prepared: list[Prepared] = []
-    for index, (prompt, ids, one, number) in enumerate(zip(parsed, token_ids, params, priorities, strict=True)):
-        name = "prompt" if len(parsed) == 1 else f"prompts[{index}]"
+    for name, prompt, ids, one, number in zip(names, parsed, token_ids, params, priorities, strict=True):
         if isinstance(one, BeamSearchParams):
             prepared.append(frontend.prepare_beam_search(prompt, ids, one, number, options, name=name))
         else:

@@ -61,6 +61,17 @@ def check_prompt_length(name: str, num_tokens: int, max_model_len: int) -> None:
         )
 
 
+def check_text_length(name: str, text: str, tokenizer: Tokenizer, max_model_len: int) -> None:
+    """Refuses a text that is too long whatever its tokens are: to tokenise megabytes takes seconds."""
+    longest = tokenizer.longest_token
+    if len(text) > max_model_len * longest:
+        raise ValidationError(
+            f"{name} must have at most {max_model_len - 1} tokens (max_model_len {max_model_len} less one to "
+            f"generate), got a text of {len(text):,} characters, where no token has more than {longest}",
+            parameter="prompt",
+        )
+
+
 def check_prompt_vocabulary(name: str, token_ids: Sequence[int], vocab_size: int) -> None:
     """Every token id of a prompt exists."""
     low, high = min(token_ids), max(token_ids)

@@ -51,6 +51,11 @@ class Tokenizer(ABC):
 
     @cached_property
     @abstractmethod
+    def longest_token(self) -> int:
+        """Characters of the longest token: no text has fewer tokens than its own characters over these."""
+
+    @cached_property
+    @abstractmethod
     def all_special_ids(self) -> frozenset[int]:
         """Ids that `skip_special_tokens` leaves out."""
 
@@ -131,6 +136,10 @@ class FastTokenizer(Tokenizer):
     @cached_property
     def max_token_id(self) -> int:
         return max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @cached_property
+    def longest_token(self) -> int:
+        return max(map(len, self._rust.get_vocab(with_added_tokens=True)), default=1)
 
     @cached_property
     def all_special_ids(self) -> frozenset[int]:
@@ -214,6 +223,10 @@ class PythonTokenizer(Tokenizer):
     @cached_property
     def max_token_id(self) -> int:
         return max(self.vocab_size - 1, *(int(token_id) for token_id in self._hf.get_vocab().values()))
+
+    @cached_property
+    def longest_token(self) -> int:
+        return max(map(len, self._hf.get_vocab()), default=1)
 
     @cached_property
     def all_special_ids(self) -> frozenset[int]:

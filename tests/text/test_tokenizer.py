@@ -41,6 +41,7 @@ def test_loads_a_hugging_face_directory(tokenizer: Tokenizer, directory: Path) -
     assert loaded.chat_template == tokenizer.chat_template
     assert loaded.vocab_size == tokenizer.vocab_size
     assert loaded.max_token_id == tokenizer.max_token_id
+    assert loaded.longest_token == tokenizer.longest_token >= len("<|im_start|>")
 
 
 def test_hf_is_a_hugging_face_tokenizer_that_agrees(tokenizer: Tokenizer) -> None:
@@ -104,6 +105,7 @@ def test_a_python_tokenizer_works_too() -> None:
     assert slow.encode_batch(["a", "b"], False) == [[100], [101]]
     assert slow.eos_token_id in slow.all_special_ids
     assert slow.max_token_id >= slow.vocab_size - 1
+    assert slow.longest_token == len("<extra_id_124>")
     assert not slow.is_fast
 
 
