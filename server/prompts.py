@@ -75,6 +75,8 @@ async def tokenize_prompt(
         {"truncate_prompt_tokens": request.truncate_prompt_tokens, "truncation_side": request.truncation_side},
         add_special_tokens=add_special_tokens if request.add_special_tokens is None else request.add_special_tokens,
     )
+    if isinstance(item, str) and not options.cuts:
+        _check_text_length(item, llm)
     token_ids = await llm.tokenize(item, options)
     room = max(llm.max_model_len - (max_tokens or 1), 1)
     cut = options.cut("prompt", token_ids, keep=None, max_input_tokens=room)
@@ -121,6 +123,17 @@ def _check_template(llm: AsyncJaxLLM, config: ServerConfig, chat_template: str) 
         raise ValidationError(
             f"chat_template must be a Jinja template or the name of one of the model's, got {describe(chat_template)}",
             parameter="chat_template",
+        )
+
+
+def _check_text_length(text: str, llm: AsyncJaxLLM) -> None:
+    """Refuses a text that is too long whatever its tokens are: to tokenise megabytes takes seconds."""
+    longest = 0 if llm.tokenizer is None else llm.tokenizer.longest_token
+    if longest and len(text) > llm.max_model_len * longest:
+        raise ValidationError(
+            f"This model's maximum context length is {llm.max_model_len} tokens, and the prompt has {len(text):,} "
+            f"characters, where no token has more than {longest}",
+            parameter="input_tokens",
         )
 
 

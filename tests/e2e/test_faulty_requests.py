@@ -85,7 +85,7 @@ def test_wrong_lengths_are_refused(server: ServerProcess):
 
 
 def test_large_bodies(server: ServerProcess):
-    texts = http_post("/v1/completions", {"prompt": "word " * (MIB // 2), "max_tokens": 5}, **AUTHORIZATION)
+    texts = http_post("/v1/completions", {"prompt": "word " * (2 * MIB), "max_tokens": 5}, **AUTHORIZATION)
     tokens = http_post("/v1/completions", {"prompt": [7] * (3 * MIB), "max_tokens": 5}, **AUTHORIZATION)
     rows = http_post("/v1/completions", {"prompt": [[7]] * (2 * MIB), "max_tokens": 5}, **AUTHORIZATION)
     unknown = http_post("/v1/completions", {"prompt": 1.5, "other": "x" * (10 * MIB)}, **AUTHORIZATION)

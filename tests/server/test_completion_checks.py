@@ -49,6 +49,17 @@ def test_prompt_longer_than_the_context_is_refused(client) -> None:
     assert parameter == "input_tokens"
 
 
+def test_a_text_that_must_be_too_long_is_refused_before_it_is_tokenised(client) -> None:
+    message, parameter = client.refusal(PATH, {"prompt": "a" * 321})
+    assert message == (
+        "This model's maximum context length is 64 tokens, and the prompt has 321 characters, where no token has more "
+        "than 5"
+    )
+    assert parameter == "input_tokens"
+    body = client.complete("a" * 321, truncate_prompt_tokens=5, max_tokens=1)
+    assert body["usage"]["prompt_tokens"] == 5
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_error_before_the_first_token_is_an_ordinary_one(client, stream) -> None:
     body = {"prompt": "hi", "stream": stream, "allowed_token_ids": [999]}
