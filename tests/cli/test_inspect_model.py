@@ -127,7 +127,7 @@ def test_facts_are_printed_one_a_line() -> None:
     assert rows["heads"] == "32 of 128, 8 for keys and values"
     assert rows["KV cache per token on each of 2 devices"] == "64.00 KiB"
     assert rows["KV cache per sequence of 8,192 on each of 2 devices"] == "512.00 MiB"
-    assert rows["in 73.60 GiB on each of 2 devices"].startswith("129 sequences of 8,192 tokens, ")
+    assert rows["in 73.60 GiB on each of 2 devices"].startswith("128 sequences of 8,192 tokens, ")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import hashlib
+import importlib
 import json
 import sys
 
@@ -23,15 +24,19 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def make_package(tmp_path, monkeypatch):
     """Gives a function that makes a package which must not be imported, with data files."""
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    site = tmp_path / "site"
+    site.mkdir()  # before anything looks there: Python remembers folders that are missing
+    monkeypatch.setattr(sys, "path", [str(site), *sys.path])
 
     def make(name, files):
-        folder = tmp_path / "site" / name
-        folder.mkdir(parents=True)
+        monkeypatch.delitem(sys.modules, name, raising=False)  # the real one, imported by another test
+        folder = site / name
+        folder.mkdir()
         (folder / "__init__.py").write_text("raise RuntimeError('imported')")
         for path, data in files.items():
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes(data)
+        importlib.invalidate_caches()
         return folder
 
     return make
