@@ -1,9 +1,9 @@
 """Arrays that stay where they are on the device, and small programs that carry data into and out of them.
 
 A CUDA graph holds the addresses of what it reads and writes. An array that was just transferred, or that a program
-returns anew, lies elsewhere in each step, and XLA must then tell every kernel that touches it: on an H100 that is one
-to two milliseconds a step of the host's time, more than the device needs for a small model's step. So a step reads its
-buffer from, and leaves its results in, arrays that never move.
+returns anew, lies elsewhere in each step, and XLA must then tell every kernel that touches it, which can take the host
+longer than the device needs for a small model's step. So a step reads its buffer from, and leaves its results in,
+arrays that never move.
 """
 
 from __future__ import annotations

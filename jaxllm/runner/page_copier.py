@@ -97,7 +97,7 @@ def _copy_local(caches: Caches, pairs: Array) -> Caches:
 
 
 def _copy_in_pool(pool: Array, *, sources: Array, destinations: Array) -> Array:
-    # In the pool's own shape: on the GPU, reshaping pages to rows copies the whole pool, 12 ms instead of 0.5.
+    # In the pool's own shape: on the GPU, reshaping pages to rows copies the whole pool.
     copied = pool.at[sources].get(mode="promise_in_bounds")
     return pool.at[destinations].set(copied, mode="drop", unique_indices=True)
 
