@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import ModuleType
@@ -46,7 +48,7 @@ def require_triton() -> None:
 
 def triton_update(
     kernel: Any,
-    *arguments: jax.Array,
+    *arguments: Any,
     updated: tuple[int, ...],
     out_type: Sequence[jax.ShapeDtypeStruct],
     grid: tuple[int, ...],
@@ -56,9 +58,9 @@ def triton_update(
 ) -> tuple[list[jax.Array], Sequence[jax.Array]]:
     """(the arguments at the indices `updated` as the kernel leaves them, its outputs).
 
-    The kernel's parameters are the arguments, then the outputs, then the compile-time constants. The updated arguments
-    are read and written in place if nothing else needs them. Whatever changes from step to step must be an array: every
-    new value of a scalar compiles the kernel again.
+    Arguments are arrays or `boxes`. The kernel's parameters are the arguments, then the outputs, then the compile-time
+    constants. The updated arguments are read and written in place if nothing else needs them. Whatever changes from
+    step to step must be an array: every new value of a scalar compiles the kernel again.
     """
     references = {index: jax.new_ref(arguments[index]) for index in updated}
     outputs = load_jax_triton().triton_call(
@@ -73,12 +75,29 @@ def triton_update(
     return [jax.freeze(reference) for reference in references.values()], outputs
 
 
+def boxes(array: jax.Array, box: tuple[int, int]) -> Any:
+    """A matrix of 16 bits an entry as a kernel's argument that the tensor memory accelerator copies from box by box.
+
+    A row of a box is 64 entries, which is 128 bytes, and comes into shared memory swizzled over that width.
+    """
+    package = load_jax_triton()
+    from triton.experimental.gluon.language import NVMMASharedLayout
+
+    layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    return package.TensorDescriptor.from_array(array, box, layout)
+
+
 def compute_capability() -> int:
     """The first GPU's, 90 for 9.0; whatever jax-triton compiles for."""
     load_jax_triton()
     from jax_triton import triton_lib
 
     return int(triton_lib.triton_kernel_call_lib.get_compute_capability(0))
+
+
+def num_cores() -> int:
+    """Streaming multiprocessors of the first GPU."""
+    return int(jax.devices("gpu")[0].core_count)
 
 
 @cache
@@ -90,6 +109,8 @@ def load_jax_triton() -> ModuleType:
             f"the GPU kernels need the packages triton and jax-triton; not installed: "
             f"{', '.join(name.replace('_', '-') for name in missing)}. Install them with: {INSTALL}"
         )
+    # triton 3.9 asks for a choice and warns without one. Products and sums are fused, as releases before it did.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     import triton.backends.nvidia.driver as driver
 
     if not hasattr(driver, "TMA_TF32"):  # without it, jax-triton takes triton for one without the NVIDIA compiler
@@ -99,4 +120,72 @@ def load_jax_triton() -> ModuleType:
     if "out_type" not in inspect.signature(jax_triton.triton_call).parameters:
         version = getattr(jax_triton, "__version__", "an older one")
         raise DeviceError(f"the GPU kernels need jax-triton 0.4 or newer, got {version}. Update it with: {INSTALL}")
+    _keep_calls(jax_triton)
+    _accept_any_descriptor(jax_triton)
+    _compile_gluon_as_written(jax_triton)
+    _launch_all_warps(jax_triton)
     return jax_triton
+
+
+def _keep_calls(jax_triton: ModuleType) -> None:
+    """Kernels update arrays in place, so no call is dead; jax-triton 0.4 says so as jax before 0.12 asked."""
+    from jax.interpreters import partial_eval
+
+    def keep(used_outputs: Sequence[bool], *arguments: Any) -> tuple[list[bool], Any]:
+        equation = arguments[-1]
+        return [True] * len(equation.invars), equation
+
+    partial_eval.dce_rules[jax_triton.triton_lib.triton_kernel_call_p] = keep
+
+
+def _accept_any_descriptor(jax_triton: ModuleType) -> None:
+    """triton before 3.7 does not say whether a descriptor is of the kind im2col; it knew no such kind."""
+    meta = jax_triton.triton_lib.TensorDescMeta
+    meta.__required_keys__ = meta.__required_keys__ - {"is_im2col"}
+
+
+class _GluonBackend:
+    """A compiler of Gluon for one that knows Triton's stages alone."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def make_ttir(self, module: Any, metadata: dict[str, Any], options: Any, capability: int) -> Any:
+        return module
+
+    def make_ttgir(self, module: Any, metadata: dict[str, Any], options: Any, capability: int) -> Any:
+        return self._backend.gluon_to_ttgir(module, metadata, options, capability)
+
+
+def _compile_gluon_as_written(jax_triton: ModuleType) -> None:
+    """jax-triton 0.4 sends Gluon through Triton's optimisations, which make matrix products wait where they need not.
+
+    Only a module of Gluon knows its number of warps before it is compiled.
+    """
+    library = jax_triton.triton_lib
+    compile_module = library.compile_ttir_to_ptx_inplace
+
+    def compile_either(module: Any, backend: Any, options: Any, capability: int) -> Any:
+        is_gluon = module.get_int_attr("ttg.num-warps") is not None
+        return compile_module(module, _GluonBackend(backend) if is_gluon else backend, options, capability)
+
+    library.compile_ttir_to_ptx_inplace = compile_either
+
+
+def _launch_all_warps(jax_triton: ModuleType) -> None:
+    """jax-triton 0.4 launches as many warps as the kernel begins with, and leaves out those that it hands work to.
+
+    The compiled text says how many threads the kernel must be launched with.
+    """
+    library = jax_triton.triton_lib.triton_kernel_call_lib
+    make_kernel = library.TritonKernel
+
+    def kernel(name: str, num_warps: int, num_ctas: int, shared_bytes: int, text: Any, *rest: Any) -> Any:
+        threads = re.search(r"\.reqntid (\d+)", text) if isinstance(text, str) else None
+        warps = int(threads[1]) // 32 if threads else num_warps
+        return make_kernel(name, warps, num_ctas, shared_bytes, text, *rest)
+
+    library.TritonKernel = kernel

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxllm.pallas_kernels.jax_triton import compute_capability, triton_update
+from jaxllm.pallas_kernels.paged_attention import hopper
 from jaxllm.pallas_kernels.paged_attention.heads import HeadInputs
 from jaxllm.pallas_kernels.paged_attention.schedule import DecodeGrid, decode_items
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
@@ -187,6 +188,8 @@ def chunks(
     tuning: ChunkTuning | None = None,
 ) -> Array:
     """Replaces the queries of prompt chunks, whose keys and values are in the cache."""
+    if tuning is None and hopper.suits(query, keys):
+        return hopper.chunks(query, keys, values, inputs, constants)
     _, kv_heads, group, _ = query.shape
     tuning = tuning or _chunk_tuning(query.dtype, constants["DIM_BLOCK"])
     packs = tuning.packs and group in (1, 2, 4, 8) and tuning.query_block >= 16 * group

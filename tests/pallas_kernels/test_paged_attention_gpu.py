@@ -42,6 +42,17 @@ GPU_CASES = {
         spec=AttentionSpec(scale=0.1, window=100),
     ),
     "long_chunks": Case(chunks=((700, 500), (0, 257)), group=4, head_dim=128, has_rope=True),
+    "chunks_in_large_pages": Case(chunks=((130, 300), (0, 1), (64, 64)), group=4, head_dim=128, page_size=128),
+    "chunks_in_pages_of_64": Case(chunks=((100, 270), (0, 64)), kv_heads=1, group=8, page_size=64),
+    "chunks_of_many_heads": Case(chunks=((0, 130), (500, 128)), kv_heads=1, group=16, head_dim=128, page_size=32),
+    "chunks_of_an_odd_group": Case(chunks=((0, 130), (500, 128)), group=5, head_dim=128),
+    "chunk_window_of_blocks": Case(
+        chunks=((0, 700), (900, 300)), group=4, head_dim=128, spec=AttentionSpec(scale=0.1, window=256)
+    ),
+    "chunk_window_and_cap": Case(
+        chunks=((0, 400), (333, 200)), head_dim=128, spec=AttentionSpec(scale=0.3, window=50, soft_cap=4.0)
+    ),
+    "many_chunks": Case(chunks=tuple((16 * i, 40 + i) for i in range(40)), group=4, head_dim=128),
     "serving": Case(
         decodes=(1000, 17, 333),
         chunks=((0, 128), (256, 256), (1, 1)),
@@ -66,6 +77,22 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     out, keys, values = attend(*jax.tree.map(jnp.asarray, arrays))
     assert np.isfinite(np.asarray(out[: case.num_tokens - case.padding_tokens], np.float64)).all()
     check(case, arrays, (out, keys, values), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("page_size", [16, 64])
+def test_what_others_left_in_a_page_is_not_read(page_size: int) -> None:
+    case = Case(decodes=(41,), chunks=((0, 37), (100, 29), (64, 128)), head_dim=128, page_size=page_size)
+    arrays = make_arrays(case)
+    own = np.zeros(arrays.keys.shape[:2], bool)
+    for table, length in zip(arrays.inputs.page_tables, arrays.inputs.context_lens, strict=True):
+        places = np.arange(length)
+        own[table[places // page_size], places % page_size] = True
+    pools = (np.where(own[:, :, None, None], pool, np.nan) for pool in (arrays.keys, arrays.values))
+    qkv, keys, values = (jnp.asarray(array, jnp.bfloat16) for array in (arrays.qkv, *pools))
+    mesh = jax.sharding.Mesh(np.array(jax.devices("gpu")[:1]), ("model",))
+    attend = jax.jit(partial(paged_attention, spec=case.spec, mesh=mesh))
+    out, _, _ = attend(qkv, arrays.heads, keys, values, jax.tree.map(jnp.asarray, arrays.inputs))
+    assert np.isfinite(np.asarray(out, np.float32)).all()
 
 
 def test_a_program_runs_on_zeros_and_touches_page_zero_alone() -> None:

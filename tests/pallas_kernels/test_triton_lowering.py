@@ -29,11 +29,14 @@ LOWERED_CASES = {
     "serving_decodes": Case(decodes=(50,), kv_heads=8, group=4, head_dim=128, has_rope=True),
     "wide_heads": Case(chunks=((0, 50),), head_dim=256, has_norm=True, has_rope=True, spec=_WIDE),
     "wide_heads_decodes": Case(decodes=(50,), head_dim=256, has_norm=True, has_rope=True, spec=_WIDE),
+    "small_heads_in_large_pages": Case(chunks=((0, 50), (3, 9)), head_dim=64, page_size=128, spec=_WIDE),
     "odd_heads": Case(decodes=(50,), chunks=((0, 50),), head_dim=80, spec=_CAPPED),
     "odd_heads_decodes": Case(decodes=(50,), head_dim=80, spec=_CAPPED),
 }
 ONE_KERNEL = {"decode_step_kernel"}
 THREE_KERNELS = {"prepare_kernel", "chunk_kernel", "decode_kernel"}
+ON_HOPPER = {"prepare_kernel", "chunk_hopper_kernel", "decode_kernel"}
+"""Of heads of 64 or 128 in 16 bits."""
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -46,7 +49,7 @@ def test_lowers_in_place_within_shared_memory(
     from jax_triton import triton_lib
     from triton.backends.nvidia.compiler import CUDABackend
 
-    from jaxllm.pallas_kernels.paged_attention import triton_kernels
+    from jaxllm.pallas_kernels.paged_attention import hopper, hopper_kernels, triton_kernels
     from jaxllm.pallas_kernels.paged_attention.triton import paged_attention
 
     shared = {}
@@ -59,8 +62,10 @@ def test_lowers_in_place_within_shared_memory(
 
     monkeypatch.setattr(CUDABackend, "make_ptx", record)
     monkeypatch.setattr(triton_lib.triton_kernel_call_lib, "get_compute_capability", lambda device: capability)
-    for kernel in ONE_KERNEL | THREE_KERNELS:
-        getattr(triton_kernels, kernel).__dict__.pop("_jT_kernel_cache", None)
+    monkeypatch.setattr(hopper, "num_cores", lambda: 132)
+    for kernel in ONE_KERNEL | THREE_KERNELS | ON_HOPPER:
+        module = hopper_kernels if kernel == "chunk_hopper_kernel" else triton_kernels
+        getattr(module, kernel).__dict__.pop("_jT_kernel_cache", None)
     case = LOWERED_CASES[name]
     arrays = make_arrays(case)
     arrays = arrays._replace(
@@ -68,7 +73,8 @@ def test_lowers_in_place_within_shared_memory(
     )
     step = jax.jit(partial(paged_attention, spec=case.spec), donate_argnums=(2, 3))
     text = step.trace(*jax.tree.map(jnp.asarray, arrays)).lower(lowering_platforms=("cuda",)).as_text()
-    expected = THREE_KERNELS if case.chunks else ONE_KERNEL
+    has_hopper_heads = capability == 90 and dtype != "float32" and case.head_dim in (64, 128)
+    expected = (ON_HOPPER if has_hopper_heads else THREE_KERNELS) if case.chunks else ONE_KERNEL
     assert text.count("@triton_kernel_call_ffi") == len(expected)
     # Both caches, and the queries of chunks and of decode rows beside them.
     assert text.count("#stablehlo.output_operand_alias") == (4 if case.chunks else 2)
