@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,16 +125,16 @@ class Blueprint:
         return self.config.page_size * self.cache_bytes_per_token
 
     def measure_programs(self) -> ProgramMemory | None:
-        """What the largest program takes beside weights and cache; None where the pool doesn't depend on it.
+        """What the largest programs take beside weights and cache; None where the pool doesn't depend on it.
 
-        From an earlier start if there was one, else the program is compiled for it.
+        From an earlier start if there was one, else the programs are compiled for it.
         """
         if self.devices[0].platform == "cpu" or self.config.kv_cache_memory_bytes is not None:
             return None
-        return self.measure_largest_program()
+        return self.measure_largest_programs()
 
-    def measure_largest_program(self) -> ProgramMemory:
-        """What XLA says of the largest program over the pool that the estimate gives."""
+    def measure_largest_programs(self) -> ProgramMemory:
+        """What XLA says of the largest programs over the pool that the estimate gives."""
         wanted_len = wanted_model_len(self.config, self.model.max_position_embeddings)
         num_pages = max(2, self.plan_memory(None).cache * self.mesh.size // self.page_bytes)
         provisional = self._programs(CacheSize(num_pages=num_pages, max_model_len=wanted_len))
@@ -141,8 +142,9 @@ class Blueprint:
         record = MemoryRecord(self._directory, program_key(self.devices, self.model, without_pool))
         known = record.read()
         if known is None:
-            [lower] = provisional.lowers([provisional.largest]).values()
-            known = ProgramMemory.of(lower().compile())
+            lowered = [lower() for lower in provisional.lowers(provisional.largest).values()]
+            with ThreadPoolExecutor(len(lowered)) as pool:
+                known = ProgramMemory.in_turn(pool.map(lambda one: ProgramMemory.of(one.compile()), lowered))
             record.write(known)
         return known
 
@@ -212,6 +214,7 @@ class Blueprint:
             weights=[jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=one.sharding) for one in self.targets],
             cache_shape=(cache.num_pages, config.page_size, layout.kv_heads, layout.head_dim),
             num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
             vocab_size=model.vocab_size,
             mesh=self.mesh,
             autotune_directory=self._autotune_directory,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,9 @@ settings.load_profile("jaxllm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run in the background of a shell inherits that Ctrl-C is ignored, and there are tests of Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if STRICT_DTYPE_PROMOTION:
         os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
     if STRICT_RANK_PROMOTION:

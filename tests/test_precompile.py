@@ -73,17 +73,17 @@ def test_a_start_with_the_same_flags_compiles_nothing(tmp_path: Path, monkeypatc
 def test_memory_of_programs_does_not_depend_on_the_pool(blueprint: Blueprint) -> None:
     def measure(num_pages: int) -> ProgramMemory:
         programs = blueprint._programs(CacheSize(num_pages=num_pages, max_model_len=96))
-        [lower] = programs.lowers([programs.largest]).values()
-        return ProgramMemory.of(lower().compile())
+        lowers = programs.lowers(programs.largest).values()
+        return ProgramMemory.in_turn(ProgramMemory.of(lower().compile()) for lower in lowers)
 
     assert measure(64) == measure(1024)
 
 
 def test_memory_is_measured_once_and_then_read(blueprint: Blueprint, monkeypatch) -> None:
-    measured = blueprint.measure_largest_program()
+    measured = blueprint.measure_largest_programs()
     assert measured.temporaries > 0
     monkeypatch.setattr(ProgramMemory, "of", never("the program was compiled again"))
-    assert blueprint.measure_largest_program() == measured
+    assert blueprint.measure_largest_programs() == measured
 
 
 def test_the_pool_takes_what_measured_programs_leave(blueprint: Blueprint) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllm.runner.beam_groups import BeamGroup, find_beam_groups
-from jaxllm.runner.layout import FLAGS, ROW_PARAMETERS, Layout
+from jaxllm.runner.layout import FLAGS, ROW_PARAMETERS, Layout, row_parameter_dtype
 from jaxllm.runner.token_packing import pack_tokens
 from jaxllm.sampling_params import MAX_LOGIT_EDITS, SamplingParams
 from jaxllm.steps import ScheduledRequest, SlotStart
@@ -19,12 +19,23 @@ _GREEDY_TEMPERATURE = 1e-5
 
 
 class HostConstraints(NamedTuple):
-    """Rows of `jaxllm.runner.step.Constraints`; None where no request of the step asks."""
+    """Rows of `jaxllm.runner.token_sampler.Constraints`; None where no request of the step asks."""
 
     edits: tuple[np.ndarray, np.ndarray] | None
     """(int32 [rows, MAX_LOGIT_EDITS], float32 of the same shape)"""
     bitmask: np.ndarray | None
     """uint32 [rows, ceil(vocab / 32)]"""
+
+
+class PackedStep(NamedTuple):
+    """A step as arrays of the host."""
+
+    buffer: np.ndarray
+    """int32 [layout.size]"""
+    constraints: HostConstraints
+    needs_sampler: bool
+    """Some row wants more than its likeliest token."""
+    needs_prompt_scores: bool
 
 
 class SlotTable:
@@ -34,11 +45,7 @@ class SlotTable:
         self.num_slots = max_num_seqs
         self.page_size = page_size
         self.vocab_size = vocab_size
-        self._parameters = {
-            name: np.zeros(max_num_seqs + 1, np.uint32 if name.startswith("seed") else np.float32)
-            for name in ROW_PARAMETERS
-        }
-        self._parameters["top_k"] = np.zeros(max_num_seqs + 1, np.int32)
+        self._parameters = {name: np.zeros(max_num_seqs + 1, row_parameter_dtype(name)) for name in ROW_PARAMETERS}
         self._parameters["top_p"][:] = self._parameters["repetition_penalty"][:] = 1.0
         self._flags = np.zeros(max_num_seqs + 1, np.int32)
         self._starts: dict[int, SlotStart] = {}
@@ -88,8 +95,8 @@ class SlotTable:
         }
         return sum(_FLAG_BITS[name] for name, is_wanted in wanted.items() if is_wanted)
 
-    def pack(self, requests: Sequence[ScheduledRequest], layout: Layout) -> tuple[np.ndarray, HostConstraints]:
-        """The step's buffer, int32 [layout.size], and its constraints."""
+    def pack(self, requests: Sequence[ScheduledRequest], layout: Layout) -> PackedStep:
+        """The step's buffer, and what comes behind the step."""
         buffer = np.zeros(layout.size, np.int32)
         views = layout.views(buffer)
         num_rows = len(requests)
@@ -107,11 +114,14 @@ class SlotTable:
         flags = int(np.bitwise_or.reduce(self._flags[[r.slot for r in sampling]], initial=0))
         edits = self._edits(requests, layout.bucket.num_rows)
         flags |= _FLAG_BITS["any_edits"] if edits is not None else 0
-        if any(request.prompt_logprob_targets is not None for request in requests):
-            flags |= _FLAG_BITS["any_prompt_logprobs"]
         views["flags"][...] = flags
         bitmask = self._bitmask(slots) if flags & _FLAG_BITS["any_bitmask"] else None
-        return buffer, HostConstraints(edits, bitmask)
+        return PackedStep(
+            buffer,
+            HostConstraints(edits, bitmask),
+            needs_sampler=flags != 0,
+            needs_prompt_scores=any(request.prompt_logprob_targets is not None for request in requests),
+        )
 
     def _bitmask(self, slots: np.ndarray) -> np.ndarray:
         words = np.full((len(slots), -(-self.vocab_size // 32)), 0xFFFFFFFF, np.uint32)

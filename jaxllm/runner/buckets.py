@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxllm.runner.layout import Bucket
-from jaxllm.runner.step import SCORED_ROWS
+from jaxllm.runner.prompt_scorer import SCORED_ROWS
 
 _CPU_DECODE_ROWS = (1, 8, 32)
 """Two to eight rows take the same time there: XLA packs the weights anew at each product, and that is most of it."""
@@ -13,6 +13,7 @@ _CPU_MIXED_TOKENS = (64, 512)
 _DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512)
 _CPU_FEW_ROWS, _FEW_ROWS = 8, 64
 _MIXED_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
+_SAMPLED_ROWS = (1, 8, 64, 256)
 
 
 def bucket_ladder(platform: str, max_num_seqs: int, max_num_batched_tokens: int) -> list[Bucket]:
@@ -30,6 +31,11 @@ def row_sizes(platform: str, most: int) -> list[int]:
     """For small programs over the rows of a step: one for few of them and one for all."""
     few = _CPU_FEW_ROWS if platform == "cpu" else _FEW_ROWS
     return sorted({min(few, most), most})
+
+
+def sampled_sizes(platform: str, most: int) -> list[int]:
+    """Rows of the programs that draw tokens, smallest first."""
+    return _ladder(_CPU_DECODE_ROWS if platform == "cpu" else _SAMPLED_ROWS, most, step=8)
 
 
 def _ladder(sizes: Sequence[int], most: int, *, step: int) -> list[int]:

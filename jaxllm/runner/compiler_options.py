@@ -11,8 +11,8 @@ CompilerOptions = dict[str, bool | int | float | str]
 _CUBLAS_TOKENS = 32
 """Tokens from which on cuBLASLt multiplies faster than what XLA generates, and compiles in a fraction of the time."""
 
-# A whole step becomes one CUDA graph: the default list and WHILE. Without loops, those of the sampler would stay
-# outside with the conditions around them, and the host would wait for these in every step.
+# A whole program becomes one CUDA graph: the default list and WHILE. Without loops, those of the sampler would stay
+# outside with the conditions around them, and the host would wait for these.
 _COMMANDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
 
 

@@ -32,7 +32,7 @@ class Bucket:
         return f"{'mixed' if self.has_chunks else 'decode'}_{self.num_tokens}x{self.num_rows}"
 
 
-FLAGS = ("any_random", "any_penalties", "any_edits", "any_bitmask", "any_logprobs", "any_prompt_logprobs")
+FLAGS = ("any_random", "any_penalties", "any_edits", "any_bitmask", "any_logprobs")
 """Bits of the `flags` field, lowest first."""
 
 _ROW_FLOATS = (
@@ -47,6 +47,13 @@ ROW_PARAMETERS = (*_ROW_FLOATS, "top_k", "seed_low", "seed_high")
 """Per-request constants, kept by slot on the host and copied into each step's rows."""
 
 
+def row_parameter_dtype(name: str) -> np.dtype:
+    """Of one of ROW_PARAMETERS: four bytes each."""
+    if name in _ROW_FLOATS:
+        return np.dtype(np.float32)
+    return np.dtype(np.uint32 if name.startswith("seed") else np.int32)
+
+
 @dataclass(frozen=True)
 class Layout(PackedFields):
     """Fields of a bucket's buffer."""
@@ -57,7 +64,7 @@ class Layout(PackedFields):
     @cached_property
     def fields(self) -> Fields:
         tokens, rows = self.bucket.num_tokens, self.bucket.num_rows
-        integer, unsigned, floating = np.dtype(np.int32), np.dtype(np.uint32), np.dtype(np.float32)
+        integer = np.dtype(np.int32)
         return {
             "token_ids": ((tokens,), integer),
             "positions": ((tokens,), integer),
@@ -70,10 +77,7 @@ class Layout(PackedFields):
             "slot": ((rows,), integer),
             "write_slot": ((rows,), integer),
             "draw_position": ((rows,), integer),
-            "top_k": ((rows,), integer),
-            "seed_low": ((rows,), unsigned),
-            "seed_high": ((rows,), unsigned),
-            **dict.fromkeys(_ROW_FLOATS, ((rows,), floating)),
+            **{name: ((rows,), row_parameter_dtype(name)) for name in ROW_PARAMETERS},
             "num_decodes": ((), integer),
             "num_tiles": ((), integer),
             "flags": ((), integer),

@@ -21,12 +21,16 @@ class PackedScores(NamedTuple):
     top: Int[Array, "2 rows top"]
     """The likeliest tokens, their logprobs."""
 
-    def replace_rows(self, token_ids: Int[Array, " rows"], scores: TokenScores) -> PackedScores:
-        """These, with the first rows replaced."""
+    def replace_rows(
+        self, token_ids: Int[Array, " rows"], scores: TokenScores, start: int | jax.Array = 0
+    ) -> PackedScores:
+        """These, with the rows from `start` on replaced."""
         tokens = jnp.stack([token_ids, scores.rank, _bits(scores.logprob)])
         top = jnp.stack([scores.top_ids, _bits(scores.top_logprobs)])
-        rows = len(token_ids)
-        return PackedScores(self.tokens.at[:, :rows].set(tokens), self.top.at[:, :rows].set(top))
+        return PackedScores(
+            lax.dynamic_update_slice_in_dim(self.tokens, tokens, start, axis=1),
+            lax.dynamic_update_slice_in_dim(self.top, top, start, axis=1),
+        )
 
 
 def unpack_scores(tokens: jax.Array, top: jax.Array) -> TokenScores:

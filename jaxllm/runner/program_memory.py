@@ -1,7 +1,7 @@
 """What a step takes beside weights and cache: XLA's own numbers, kept on disk for the next start.
 
 The pool of pages takes what the programs leave, and the programs' shapes hold the size of the pool. What a program
-takes for itself does not depend on it, because the cache is updated in place. So the largest program is compiled twice
+takes for itself does not depend on it, because the cache is updated in place. So the largest ones are compiled twice
 on a machine's first start: once over an estimated pool, while the weights load, for its memory alone, and then over
 the true pool. XLA's measurements of products are shared by the two, tracing and code generation are not. The numbers
 are kept under a key without the size of the pool; every later start has them for nothing, gets the same pool, and so
@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ class ProgramMemory:
             temporaries=analysis.temp_size_in_bytes,
             outputs=max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes),
             code=analysis.generated_code_size_in_bytes,
+        )
+
+    @classmethod
+    def in_turn(cls, programs: Iterable[ProgramMemory]) -> ProgramMemory:
+        """Of programs that run one after the other: their temporaries are the device's in turn, the rest adds up."""
+        each = list(programs)
+        return cls(
+            temporaries=max(one.temporaries for one in each),
+            outputs=sum(one.outputs for one in each),
+            code=sum(one.code for one in each),
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, zip_longest
@@ -17,24 +18,19 @@ from jax.sharding import Mesh, NamedSharding
 from jaxllm.models.causal_lm import CausalLM
 from jaxllm.models.inputs import KVCache
 from jaxllm.runner.beam_selector import lower_beams
-from jaxllm.runner.buckets import bucket_ladder, row_sizes
+from jaxllm.runner.buckets import bucket_ladder, row_sizes, sampled_sizes
 from jaxllm.runner.compiler_options import compiler_options
 from jaxllm.runner.executables import Lower
 from jaxllm.runner.fixed_memory import buffer_shape, lower_fetches, lower_loads
 from jaxllm.runner.layout import Bucket, Layout
 from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.page_copier import lower_copies
-from jaxllm.runner.penalty_counts import reset_counts
+from jaxllm.runner.prompt_scorer import PROMPT_SCORES, lower_prompt_scores
 from jaxllm.runner.sampler import LogprobsMode
+from jaxllm.runner.sampling_rows import rows_shape
 from jaxllm.runner.sharding import replicated, shard
-from jaxllm.runner.step import Constraints, DeviceState, StepProgram
-from jaxllm.sampling_params import MAX_LOGIT_EDITS
-
-COUNTED_CHUNK = 1024
-"""Tokens that one call of the program for penalty counts takes."""
-
-COUNTS = "counts"
-"""Name of the program that sets a slot's penalty counts."""
+from jaxllm.runner.step import DeviceState, StepProgram, merge
+from jaxllm.runner.token_sampler import Constraints, SampledState, lower_samplers, sampler_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +60,7 @@ class ProgramSet:
         weights: Sequence[jax.ShapeDtypeStruct],
         cache_shape: tuple[int, ...],
         num_layers: int,
+        hidden_size: int,
         vocab_size: int,
         mesh: Mesh,
         autotune_directory: Path | None = None,
@@ -80,63 +77,59 @@ class ProgramSet:
         self.layouts = {bucket: Layout(bucket, pages_per_request) for bucket in self.buckets}
         self.weights = tuple(weights)
         self._autotune_directory = autotune_directory
-        self._make_program = partial(
-            StepProgram,
-            graphdef,
-            treedef,
-            max_logprobs=config.max_logprobs,
-            logprobs_mode=config.logprobs_mode,
-            replicated=self.everywhere,
-        )
+        self._merge = partial(merge, graphdef, treedef)
+        self._make_program = partial(StepProgram, graphdef, treedef, replicated=self.everywhere)
         self.buffer_sizes = [layout.size for layout in self.layouts.values()]
         """Lengths of the steps' buffers."""
         self.row_sizes = row_sizes(self.platform, self.buckets[-1].num_rows)
         """Rows of the programs that copy pages and choose beams."""
-        self.state = self._state(cache_shape, num_layers)
-        """Shapes of what stays on the device."""
+        self.sampled_sizes = sampled_sizes(self.platform, self.buckets[-1].num_rows)
+        """Rows of the programs that draw tokens."""
+        self.state = self._state(cache_shape, num_layers, hidden_size)
+        """Shapes of what stays on the device between steps."""
+        self.sampled = self._sampled()
+        """Shapes of what the sampler keeps there for itself."""
+        self.prompt = self._scores(self.buckets[-1].num_tokens)
+        """Shapes of what prompt_logprobs are made of."""
 
     @cached_property
     def names(self) -> list[str]:
         """All programs: first the needed ones, then the other steps, the smallest first: they gain the most."""
         decode = [bucket.name for bucket in self.buckets[:-1] if not bucket.has_chunks]
         mixed = [bucket.name for bucket in self.buckets[:-1] if bucket.has_chunks]
-        others = chain.from_iterable(zip_longest(decode[:-1], mixed))
+        others = chain.from_iterable(zip_longest(decode[:-1], mixed, self._smaller_samplers))
         return [*self.needed, *(name for name in others if name is not None)]
 
     @cached_property
     def needed(self) -> list[str]:
-        """The programs without which some step could not run: the largest steps, and all that are no steps."""
-        steps = {bucket.name for bucket in self.buckets}
+        """The programs without which some step could not run: the largest ones, and all that come in one size."""
+        smaller = {*(bucket.name for bucket in self.buckets), *self._smaller_samplers}
         largest_decode = [bucket.name for bucket in self.buckets if not bucket.has_chunks][-1]
-        return [self.largest, largest_decode, *(name for name in self._lowers if name not in steps)]
+        return [self.buckets[-1].name, largest_decode, *(name for name in self._lowers if name not in smaller)]
 
     @property
-    def largest(self) -> str:
-        """The program that takes the most memory beside weights and cache: every row, and the most tokens."""
-        return self.buckets[-1].name
+    def largest(self) -> list[str]:
+        """The programs that take the most memory beside weights and cache, one after the other in a step: the step of
+        every row and the most tokens, and the sampler of every row."""
+        return [self.buckets[-1].name, sampler_names(self.sampled_sizes)[-1]]
+
+    @property
+    def _smaller_samplers(self) -> list[str]:
+        return sampler_names(self.sampled_sizes)[:-1]
 
     def lowers(self, names: Iterable[str]) -> dict[str, Lower]:
         """What traces and lowers these programs, by name: a second of Python each for a large model."""
         return {name: self._lowers[name] for name in names}
 
-    def constraints(self, num_rows: int) -> Constraints:
-        """Shapes of the constraints of a step with so many rows."""
-        words = -(-self.vocab_size // 32)
-        return Constraints(
-            self._struct((num_rows, MAX_LOGIT_EDITS), np.int32),
-            self._struct((num_rows, MAX_LOGIT_EDITS), np.float32),
-            self._struct((num_rows, words), np.uint32),
-        )
-
     @property
     def resident_bytes(self) -> int:
         """Bytes on each device beside weights and cache, whatever runs: slots, results, buffers, and constraints that
         forbid nothing."""
-        rows = {bucket.num_rows for bucket in self.buckets}
-        constraints = [self.constraints(num_rows) for num_rows in rows]
-        bitmasks = [self.constraints(num_rows).bitmask for num_rows in self.row_sizes]
+        shapes = partial(Constraints.shapes, vocab_size=self.vocab_size, everywhere=self.everywhere)
+        constraints = [shapes(rows) for rows in self.sampled_sizes]
+        bitmasks = [shapes(rows).bitmask for rows in self.row_sizes]
         buffers = [buffer_shape(size, self.everywhere) for size in self.buffer_sizes]
-        kept = (self.state._replace(caches=()), constraints, bitmasks, buffers)
+        kept = (self.state._replace(caches=()), self.sampled, self.prompt, constraints, bitmasks, buffers)
         return sum(struct.size * struct.dtype.itemsize for struct in jax.tree.leaves(kept))
 
     @cached_property
@@ -145,7 +138,18 @@ class ProgramSet:
         options = compiler_options(self.platform, self.buckets[-1], self._autotune_directory)
         return {
             **{bucket.name: partial(self._lower_step, bucket) for bucket in self.buckets},
-            COUNTS: self._lower_counts,
+            PROMPT_SCORES: self._lower_prompt_scores,
+            **lower_samplers(
+                self.sampled_sizes,
+                last_tokens=self.state.last_tokens,
+                tokens=self.state.tokens,
+                state=self.sampled,
+                logits=self.state.logits,
+                rows=self.state.rows,
+                logprobs_mode=config.logprobs_mode,
+                everywhere=self.everywhere,
+                options=options,
+            ),
             **lower_copies(sizes, self.state.caches, self.mesh, options),
             **lower_beams(
                 sizes,
@@ -154,7 +158,7 @@ class ProgramSet:
                 everywhere=self.everywhere,
             ),
             **lower_loads(self.buffer_sizes, self.everywhere),
-            **lower_fetches(self.state.results()),
+            **lower_fetches({"tokens": self.state.tokens, "top": self.sampled.top, "prompt": self.prompt}),
         }
 
     def _lower_step(self, bucket: Bucket) -> Any:
@@ -162,42 +166,52 @@ class ProgramSet:
         program = self._make_program(layout)
         buffer = buffer_shape(layout.size, self.everywhere)
 
-        def step(weights: Any, state: Any, buffer: Any, constraints: Any) -> Any:
-            return program(weights, state, buffer, constraints)
+        def step(weights: Any, state: Any, buffer: Any) -> Any:
+            return program(weights, state, buffer)
 
         step.__name__ = bucket.name
-        # Accelerators would round the factors of float32 products to tf32 or bfloat16.
-        is_exact = self.config.dtype == "float32" and self.platform != "cpu"
-        with jax.default_matmul_precision("highest" if is_exact else None):
+        with self._precision():
             return jax.jit(
                 step,
                 donate_argnums=1,
                 out_shardings=_shardings(self.state),
                 compiler_options=compiler_options(self.platform, bucket, self._autotune_directory),
-            ).lower(self.weights, self.state, buffer, self.constraints(bucket.num_rows))
+            ).lower(self.weights, self.state, buffer)
 
-    def _lower_counts(self) -> Any:
-        chunk = self._struct((COUNTED_CHUNK,), np.int32)
+    def _lower_prompt_scores(self) -> Any:
+        with self._precision():
+            return lower_prompt_scores(
+                self.weights,
+                lambda weights, hidden: self._merge(weights).logits(hidden),
+                scores=self.prompt,
+                hidden=self.state.hidden,
+                targets=self.state.targets,
+                logprobs_mode=self.config.logprobs_mode,
+                everywhere=self.everywhere,
+            )
 
-        def count(counts: jax.Array, slot_first: jax.Array, prompt: jax.Array, output: jax.Array) -> jax.Array:
-            return reset_counts(counts, slot_first[0], prompt, output, slot_first[1] != 0)
+    def _precision(self) -> AbstractContextManager[None]:
+        """Accelerators would round the factors of float32 products to tf32 or bfloat16."""
+        is_exact = self.config.dtype == "float32" and self.platform != "cpu"
+        return jax.default_matmul_precision("highest" if is_exact else None)
 
-        return jax.jit(count, donate_argnums=0, out_shardings=self.everywhere).lower(
-            self.state.counts, self._struct((2,), np.int32), chunk, chunk
-        )
-
-    def _state(self, cache_shape: tuple[int, ...], num_layers: int) -> Any:
+    def _state(self, cache_shape: tuple[int, ...], num_layers: int, hidden_size: int) -> Any:
         sharding = shard(self.mesh, cache_shape, (None, None, "kv_heads", None))
         cache: Any = jax.ShapeDtypeStruct(cache_shape, jax.numpy.dtype(self.config.dtype), sharding=sharding)
-        slots, most_rows = self.config.max_num_seqs + 1, self.buckets[-1].num_rows
+        most_rows, most_tokens = self.buckets[-1].num_rows, self.buckets[-1].num_tokens
         return DeviceState(
             tuple(KVCache(cache, cache) for _ in range(num_layers)),
-            last_tokens=self._struct((slots,), np.int32),
-            counts=self._struct((slots, self.vocab_size), np.int16),
+            last_tokens=self._struct((self.config.max_num_seqs + 1,), np.int32),
+            tokens=self._scores(most_rows).tokens,
             logits=self._struct((most_rows, self.vocab_size), cache.dtype),
-            drawn=self._scores(most_rows),
-            prompt=self._scores(self.buckets[-1].num_tokens),
+            rows=self._struct(*rows_shape(most_rows)),
+            hidden=self._struct((most_tokens, hidden_size), cache.dtype),
+            targets=self._struct((most_tokens,), np.int32),
         )
+
+    def _sampled(self) -> Any:
+        counts = self._struct((self.config.max_num_seqs + 1, self.vocab_size), np.int16)
+        return SampledState(counts, self._scores(self.buckets[-1].num_rows).top)
 
     def _scores(self, rows: int) -> PackedScores:
         top = (2, rows, self.config.max_logprobs)

@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.runner.background_compile import BackgroundCompile
-from jaxllm.runner.batch import HostConstraints, SlotTable, has_penalties
+from jaxllm.runner.batch import SlotTable, has_penalties
 from jaxllm.runner.beam_selector import BeamSelector
 from jaxllm.runner.buckets import smallest
 from jaxllm.runner.executables import Compiled, ExecutableStore
 from jaxllm.runner.fixed_memory import Fetcher, FixedBuffers, open_holes
 from jaxllm.runner.layout import Bucket
 from jaxllm.runner.page_copier import PageCopier
-from jaxllm.runner.programs import COUNTED_CHUNK, COUNTS, ProgramSet
+from jaxllm.runner.programs import ProgramSet
+from jaxllm.runner.prompt_scorer import PromptScorer
 from jaxllm.runner.results import DispatchedStep
-from jaxllm.runner.step import Constraints, DeviceState
-from jaxllm.sampling_params import MAX_LOGIT_EDITS
-from jaxllm.steps import ScheduledStep, SlotStart
+from jaxllm.runner.step import DeviceState
+from jaxllm.runner.token_sampler import TokenSampler
+from jaxllm.steps import ScheduledStep
 
 
 class ModelRunner:
@@ -45,10 +46,11 @@ class ModelRunner:
         self._copier = PageCopier(programs.row_sizes, programs.mesh)
         self._beams = BeamSelector(programs.row_sizes, vocab_size=programs.vocab_size, everywhere=self._everywhere)
         self._slots = SlotTable(config.max_num_seqs, programs.vocab_size, config.page_size)
+        self._sampler = TokenSampler(programs.sampled_sizes, programs.sampled, self._everywhere)
+        self._scorer = PromptScorer(programs.prompt)
         self._state: DeviceState = _zeros(programs.state)
         self._fences = open_holes(self._everywhere) if self._platform == "gpu" else []
         self._fetcher = Fetcher()
-        self._no_constraints = {rows: self._unconstrained(rows) for rows in {b.num_rows for b in programs.buckets}}
         self._programs: dict[str, Compiled] = {}
         self._buckets: Sequence[Bucket] = ()
         """Those whose programs are there, smallest first."""
@@ -88,7 +90,8 @@ class ModelRunner:
         """Starts the step; its results are copied to the host as soon as they are there."""
         for start in step.starts:
             self._slots.start(start)
-            self._start_counts(start)
+            if has_penalties(start.sampling_params):
+                self._sampler.begin(start)
         if step.page_copies:
             self._state = self._state._replace(caches=self._copier.copy(step.page_copies, self._state.caches))
         requests = step.requests
@@ -98,8 +101,13 @@ class ModelRunner:
             num_rows=len(requests),
             has_chunks=any(request.num_tokens > 1 for request in requests),
         )
-        buffer, constraints = self._slots.pack(requests, self._layouts[bucket])
-        self._run(bucket, buffer, self._put_constraints(constraints, bucket.num_rows))
+        packed = self._slots.pack(requests, self._layouts[bucket])
+        self._run(bucket, packed.buffer)
+        if packed.needs_sampler:
+            last_tokens, tokens = self._sampler.sample(len(requests), *self._sampled(), packed.constraints)
+            self._state = self._state._replace(last_tokens=last_tokens, tokens=tokens)
+        if packed.needs_prompt_scores:
+            self._scorer.run(self._weights, self._state.hidden, self._state.targets)
         params = [self._slots.params(request.slot) for request in requests]
         if not step.num_beam_places:
             return DispatchedStep(step, params, self._fetch)
@@ -111,30 +119,41 @@ class ModelRunner:
         """Frees weights, cache and programs. What is being compiled in the background is not waited for."""
         if self._background is not None:
             self._background.stop()
-        for array in jax.tree.leaves((self._state, self._weights, self._no_constraints, self._fences)):
+        for array in jax.tree.leaves((self._state, self._weights, self._fences)):
             array.delete()
-        for helper in (self._buffers, self._copier, self._beams, self._fetcher):
+        for helper in (self._buffers, self._copier, self._beams, self._fetcher, self._sampler, self._scorer):
             helper.delete()
         self._programs = {}
         self._weights = ()
 
-    def _run(self, bucket: Bucket, buffer: np.ndarray, constraints: Constraints) -> None:
+    def _run(self, bucket: Bucket, buffer: np.ndarray) -> None:
         # The state is donated: keep no reference to the old one.
         on_device = self._buffers.put(buffer)
-        self._state = self._programs[bucket.name](self._weights, self._state, on_device, constraints)
+        self._state = self._programs[bucket.name](self._weights, self._state, on_device)
+
+    def _sampled(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """What the sampler takes of the step before it."""
+        state = self._state
+        return state.last_tokens, state.tokens, state.logits, state.rows
 
     def _fetch(self, name: str) -> Any:
-        return self._fetcher.fetch(name, self._state.results()[name])
+        return self._fetcher.fetch(name, self._results()[name])
+
+    def _results(self) -> dict[str, Any]:
+        """What the last step has left for the host, by the names of `jaxllm.runner.results.Fetch`."""
+        return {"tokens": self._state.tokens, "top": self._sampler.top, "prompt": self._scorer.scores}
 
     def _warm_up(self) -> None:
         """Runs each program once, which loads it and records its CUDA graph."""
         self._buffers.start(self._programs)
         for bucket in self._buckets:
-            self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32), self._no_constraints[bucket.num_rows])
-        self._count_tokens(self.max_num_seqs, np.zeros(0, np.int32), np.zeros(0, np.int32))
+            self._run(bucket, np.zeros(self._layouts[bucket].size, np.int32))
+        last_tokens, tokens = self._sampler.start(self._programs, *self._sampled())
+        self._state = self._state._replace(last_tokens=last_tokens, tokens=tokens)
+        self._scorer.start(self._programs, self._weights, self._state.hidden, self._state.targets)
         self._state = self._state._replace(caches=self._copier.start(self._programs, self._state.caches))
         self._beams.start(self._programs, self._state.logits)
-        self._fetcher.start(self._programs, self._state.results())
+        self._fetcher.start(self._programs, self._results())
         jax.block_until_ready(self._state)
 
     def _take_program(self, name: str, compiled: Compiled) -> None:
@@ -145,44 +164,6 @@ class ModelRunner:
     def _ready_buckets(self) -> list[Bucket]:
         return [bucket for bucket in self._set.buckets if bucket.name in self._programs]
 
-    def _start_counts(self, start: SlotStart) -> None:
-        if has_penalties(start.sampling_params):
-            self._count_tokens(start.slot, start.prompt_token_ids, start.output_token_ids)
-
-    def _count_tokens(self, slot: int, prompt: np.ndarray, output: np.ndarray) -> None:
-        """Sets the slot's penalty counts, `COUNTED_CHUNK` tokens of prompt and output at a time."""
-        counts = self._state.counts
-        for at in range(0, max(len(prompt), len(output), 1), COUNTED_CHUNK):
-            pieces = (np.array([slot, at == 0], np.int32), _chunk(prompt, at), _chunk(output, at))
-            on_device = (jax.device_put(piece, self._everywhere) for piece in pieces)
-            counts = self._programs[COUNTS](counts, *on_device)
-        self._state = self._state._replace(counts=counts)
-
-    def _put_constraints(self, host: HostConstraints, num_rows: int) -> Constraints:
-        constraints = self._no_constraints[num_rows]
-        if host.edits is not None:
-            ids, values = (jax.device_put(array, self._everywhere) for array in host.edits)
-            constraints = constraints._replace(edit_ids=ids, edit_values=values)
-        if host.bitmask is not None:
-            constraints = constraints._replace(bitmask=jax.device_put(host.bitmask, self._everywhere))
-        return constraints
-
-    def _unconstrained(self, rows: int) -> Constraints:
-        words = -(-self.vocab_size // 32)
-        return Constraints(
-            jax.device_put(np.full((rows, MAX_LOGIT_EDITS), -1, np.int32), self._everywhere),
-            jax.device_put(np.zeros((rows, MAX_LOGIT_EDITS), np.float32), self._everywhere),
-            jax.device_put(np.full((rows, words), 0xFFFFFFFF, np.uint32), self._everywhere),
-        )
-
 
 def _zeros(structs: Any) -> Any:
     return jax.tree.map(lambda struct: jnp.zeros(struct.shape, struct.dtype, device=struct.sharding), structs)
-
-
-def _chunk(tokens: np.ndarray, start: int) -> np.ndarray:
-    """`COUNTED_CHUNK` tokens from `start`, filled up with -1."""
-    chunk = np.full(COUNTED_CHUNK, -1, np.int32)
-    piece = tokens[start : start + COUNTED_CHUNK]
-    chunk[: len(piece)] = piece
-    return chunk

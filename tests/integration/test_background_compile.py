@@ -18,7 +18,7 @@ from tests.references.reference import load_reference
 
 NAME = "llama_gqa"
 LATER = "decode_1x1"
-"""With eight rows and 64 tokens, the one program that a tiny engine can do without."""
+"""With eight rows and 64 tokens, the first of two programs that a tiny engine can do without."""
 
 
 class Held:
@@ -68,7 +68,7 @@ def test_serves_while_a_program_compiles_and_takes_it_when_ready(held, start):
     reference = load_reference(NAME)
     with start() as llm:
         assert held.begun.wait(60)
-        assert llm.num_programs_to_compile == 1
+        assert llm.num_programs_to_compile >= 1
         assert LATER not in bucket_names(llm)
         before = num_compiles()
         assert greedy_outputs(llm, reference) == reference.outputs

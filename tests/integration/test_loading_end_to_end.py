@@ -13,6 +13,9 @@ from jaxllm.errors import CheckpointError, ModelNotFoundError, UnsupportedModelE
 from tests.integration.helpers import drawn, generate, greedy_outputs, start_tiny
 from tests.references.reference import load_reference
 
+# A restore that fails leaves tensorstore with reads that call back when the event loop of Orbax is closed.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
+
 NAME = "llama_gqa"
 SMALL = {"max_num_seqs": 2}
 """As other files start their engines on this model, so that programs are found in the cache."""

@@ -45,7 +45,7 @@ def chunk(slot: int, token_ids: list[int], *, computed: int, page_ids: list[int]
 
 
 def views_of(table: SlotTable, *requests: ScheduledRequest) -> dict[str, np.ndarray]:
-    return LAYOUT.views(table.pack(requests, LAYOUT)[0])
+    return LAYOUT.views(table.pack(requests, LAYOUT).buffer)
 
 
 def flags_of(table: SlotTable, *requests: ScheduledRequest) -> list[str]:
@@ -55,7 +55,7 @@ def flags_of(table: SlotTable, *requests: ScheduledRequest) -> list[str]:
 
 def edits_of(table: SlotTable, *requests: ScheduledRequest) -> list[dict[int, float]]:
     """Token to value, for each row of the program."""
-    edits = table.pack(requests, LAYOUT)[1].edits
+    edits = table.pack(requests, LAYOUT).constraints.edits
     assert edits is not None
     return [{int(i): float(v) for i, v in zip(*row, strict=True) if i != -1} for row in zip(*edits, strict=True)]
 
@@ -136,7 +136,7 @@ def test_a_retaken_slot_forgets_its_last_request() -> None:
     table.start(make_start(0, GREEDY))
     request = decode(0, computed=1, page_ids=[1])
     assert flags_of(table, request) == []
-    assert table.pack([request], LAYOUT)[1] == (None, None)
+    assert table.pack([request], LAYOUT).constraints == (None, None)
     assert table.params(0) is GREEDY
 
 
@@ -155,6 +155,7 @@ def test_flags_say_what_some_row_needs(fields: dict[str, Any], flags: list[str])
     table = make_table(GREEDY, SamplingParams(**fields))
     rows = decode(0, computed=1, page_ids=[1]), decode(1, computed=1, page_ids=[2])
     assert flags_of(table, *rows) == flags
+    assert table.pack(rows, LAYOUT).needs_sampler == bool(flags)
     assert flags_of(table, rows[0], rows[1]._replace(samples=False)) == []
 
 
@@ -162,7 +163,9 @@ def test_prompt_logprobs_give_targets() -> None:
     targets = np.array([12, 13, NO_TARGET], np.int32)
     request = chunk(0, [11, 12, 13], computed=0, page_ids=[1], prompt_logprob_targets=targets, samples=False)
     table = make_table(GREEDY)
-    assert flags_of(table, request) == ["any_prompt_logprobs"]
+    packed = table.pack([request], LAYOUT)
+    assert (packed.needs_prompt_scores, packed.needs_sampler) == (True, False)
+    assert not table.pack([request._replace(prompt_logprob_targets=None)], LAYOUT).needs_prompt_scores
     assert views_of(table, request)["targets"][:5].tolist() == [12, 13, NO_TARGET, NO_TARGET, NO_TARGET]
 
 
@@ -176,7 +179,7 @@ def test_stop_tokens_are_banned_until_min_tokens() -> None:
     table = make_table(SamplingParams(temperature=0.0, min_tokens=2), stop_token_ids=(5, 6))
     row = decode(0, computed=1, page_ids=[1], num_output_tokens=1)
     assert edits_of(table, row)[0] == {5: -np.inf, 6: -np.inf}
-    assert table.pack([row._replace(num_output_tokens=2)], LAYOUT)[1].edits is None
+    assert table.pack([row._replace(num_output_tokens=2)], LAYOUT).constraints.edits is None
 
 
 def test_bad_words_ban_their_last_token_after_their_beginning() -> None:
@@ -197,7 +200,7 @@ def test_the_prompt_is_no_beginning_of_a_bad_word() -> None:
 def test_allowed_tokens_are_the_bits_of_their_row() -> None:
     table = make_table(GREEDY, SamplingParams(temperature=0.0, allowed_token_ids=[0, 33]))
     rows = decode(0, computed=1, page_ids=[1]), decode(1, computed=1, page_ids=[2])
-    bitmask = table.pack(rows, LAYOUT)[1].bitmask
+    bitmask = table.pack(rows, LAYOUT).constraints.bitmask
     assert bitmask is not None
     everything = [0xFFFFFFFF, 0xFFFFFFFF]
     assert bitmask.tolist() == [everything, [1, 2], everything, everything]
