@@ -24,8 +24,8 @@ from jaxllm.models.loading.load import WeightTarget
 from jaxllm.models.loading.model_files import ModelFiles
 from jaxllm.models.parameters import describe
 from jaxllm.models.registry import build_model
-from jaxllm.pallas_kernels.paged_attention.api import require_backend
-from jaxllm.runner.defaults import StepLimits, choose_dtype, choose_limits
+from jaxllm.pallas_kernels.paged_attention.api import require_backend, require_cache_dtype
+from jaxllm.runner.defaults import StepLimits, choose_cache_dtype, choose_dtype, choose_limits
 from jaxllm.runner.device_memory import DeviceMemory, set_memory_share
 from jaxllm.runner.executables import ExecutableStore
 from jaxllm.runner.memory import (
@@ -53,6 +53,8 @@ class Blueprint:
     files: ModelFiles
     mesh: Mesh
     dtype: str
+    cache_dtype: str
+    """Of keys and values; both are names of jax's."""
     limits: StepLimits
     graphdef: Any
     treedef: jax.tree_util.PyTreeDef
@@ -67,6 +69,8 @@ class Blueprint:
         mesh = _mesh(config)
         platform = mesh.devices.flat[0].platform
         dtype = choose_dtype(config.dtype, files.model_config.dtype, platform)
+        cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype)
+        require_cache_dtype(cache_dtype, platform)
         graphdef, infos, treedef = describe(build_model(files.model_config, mesh))
         targets = [
             WeightTarget(
@@ -84,6 +88,7 @@ class Blueprint:
             files=files,
             mesh=mesh,
             dtype=dtype,
+            cache_dtype=cache_dtype,
             limits=choose_limits(config, platform),
             graphdef=graphdef,
             treedef=treedef,
@@ -117,7 +122,7 @@ class Blueprint:
     @property
     def cache_bytes_per_token(self) -> int:
         """Over all layers and devices."""
-        return kv_bytes_per_token(self.model, self.head_layout, jnp.dtype(self.dtype).itemsize)
+        return kv_bytes_per_token(self.model, self.head_layout, jnp.dtype(self.cache_dtype).itemsize)
 
     @property
     def page_bytes(self) -> int:
@@ -181,7 +186,7 @@ class Blueprint:
         cache = self.size_cache(plan)
         tokens = (cache.num_pages - 1) * self.config.page_size
         note = (
-            f"{tokens:,} tokens in {cache.num_pages:,} pages of {self.config.page_size}; "
+            f"{tokens:,} tokens in {self.cache_dtype}, in {cache.num_pages:,} pages of {self.config.page_size}; "
             f"up to {self.limits.max_num_seqs} sequences of {cache.max_model_len:,} tokens"
         )
         logger.info("Memory%s:", " per device" if self.mesh.size > 1 else "")
@@ -205,6 +210,7 @@ class Blueprint:
             max_logprobs=model.vocab_size if config.max_logprobs == -1 else min(config.max_logprobs, model.vocab_size),
             logprobs_mode=cast(LogprobsMode, config.logprobs_mode),
             dtype=self.dtype,
+            cache_dtype=self.cache_dtype,
         )
         layout = self.head_layout
         return ProgramSet(

@@ -14,6 +14,7 @@ from jaxllm.validation import check_bool, check_choice, check_float, check_int, 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DTYPE_ALIASES = {"half": "float16", "float": "float32"}
+KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 LOAD_FORMATS = ("auto", "safetensors", "pt", "gguf", "orbax", "dummy")
 LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits")
 GENERATION_CONFIG_KEYS = (
@@ -62,6 +63,9 @@ class EngineConfig:
     """Show progress bars while loading and compiling."""
     dtype: str = "auto"
     """Weights and activations: one of `DTYPES` ("half" and "float" are aliases; a jax or numpy dtype is fine)."""
+    kv_cache_dtype: str = "auto"
+    """Keys and values in the cache: one of `KV_CACHE_DTYPES`; "auto" is `dtype`, "fp8" is "fp8_e4m3". With 8 bits it
+    holds twice as many tokens as with 16, and rounds them: what is too large for the type becomes its largest value."""
     max_model_len: int | Literal["auto"] | None = None
     """Longest prompt plus output. Also "8k" (8000), "8K" (8192); "auto" or -1 is the longest that fits memory;
     None is the model's own length."""
@@ -152,6 +156,7 @@ class EngineConfig:
             "tokenizer_mode": check_choice("tokenizer_mode", self.tokenizer_mode, ("auto", "hf", "slow")),
             "load_format": check_choice("load_format", self.load_format, LOAD_FORMATS),
             "dtype": _check_dtype(self.dtype),
+            "kv_cache_dtype": check_choice("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES),
             "device": check_choice("device", self.device, ("auto", "cpu", "gpu", "tpu")),
             "served_model_name": tuple(check_list("served_model_name", names, check_str, "a name or a list of names")),
         }

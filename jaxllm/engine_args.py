@@ -43,7 +43,6 @@ HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "enable_sleep_mode": (False,),
     "hf_config_path": (None,),
     "kernel_config": (None,),
-    "kv_cache_dtype": ("auto",),
     "kv_cache_metrics": (False,),
     "kv_offloading_backend": (None, "native"),
     "kv_offloading_size": (None,),

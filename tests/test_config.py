@@ -88,6 +88,7 @@ def test_parses_counts(text, count):
         ({"kv_cache_memory_bytes": "-1"}, "kv_cache_memory_bytes must be a count such as .* got '-1'"),
         ({"device_memory_utilization": 0}, "device_memory_utilization must be above 0 and at most 1, got 0"),
         ({"device_memory_utilization": 1.1}, "device_memory_utilization must be a finite number from 0.0 to 1.0"),
+        ({"kv_cache_dtype": "int8"}, "kv_cache_dtype must be one of 'auto', .* 'fp8_e5m2', got 'int8'"),
         ({"seed": -1}, "seed must be an integer from 0"),
         ({"tensor_parallel_size": 0}, "tensor_parallel_size must be an integer of at least 1, got 0"),
         ({"enable_chunked_prefill": False}, "enable_chunked_prefill must be True: .* set max_num_batched_tokens"),

@@ -16,7 +16,7 @@ from jaxllm.models.loading.checkpoint import read_hf_config
 from jaxllm.models.loading.source import ModelSource, resolve_model
 from jaxllm.models.parameters import ParameterInfo, describe
 from jaxllm.models.registry import build_model
-from jaxllm.runner.defaults import choose_dtype, choose_limits
+from jaxllm.runner.defaults import choose_cache_dtype, choose_dtype, choose_limits
 from jaxllm.runner.memory import kv_bytes_per_token, wanted_model_len
 from jaxllm.runner.program_memory import estimated_bytes
 from jaxllm.runner.sharding import make_mesh, make_planning_mesh, shard
@@ -29,7 +29,7 @@ PARTS = {
 }
 """Parts by the first word of a parameter's name, or by the one behind a layer's number; the rest are norms."""
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
-ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,7 @@ def read_model_facts(config: EngineConfig) -> ModelFacts:
     model = ModelConfig.from_hf({**read_hf_config(source), **overrides})
     platform = make_mesh("auto", 1).devices.flat[0].platform if config.device == "auto" else config.device
     dtype = choose_dtype(config.dtype, model.dtype, platform)
+    cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype)
     num_devices = config.tensor_parallel_size
     layout = HeadLayout.of(model, num_devices)
     return ModelFacts(
@@ -126,7 +127,7 @@ def read_model_facts(config: EngineConfig) -> ModelFacts:
         tensor_parallel_size=num_devices,
         stored_bytes=_stored_bytes(source),
         weight_bytes=_num_elements_per_device(model, num_devices) * ITEMSIZES[dtype],
-        kv_bytes_per_token=kv_bytes_per_token(model, layout, ITEMSIZES[dtype]) // num_devices,
+        kv_bytes_per_token=kv_bytes_per_token(model, layout, ITEMSIZES[cache_dtype]) // num_devices,
         page_size=config.page_size,
         workspace_bytes=estimated_bytes(model, choose_limits(config, platform)),
     )

@@ -57,6 +57,9 @@ class SizeOptions:
     """Flags that decide how much memory a model takes."""
 
     dtype: Annotated[str | None, Option(help="Type of weights and activations: auto, bfloat16, float32...")] = None
+    kv_cache_dtype: Annotated[
+        str | None, Option(help="Type of keys and values in the cache: auto, bfloat16, fp8, fp8_e5m2...")
+    ] = None
     device: Annotated[str | None, Option(help="auto, cpu, gpu or tpu.")] = None
     tensor_parallel_size: Annotated[
         int | None, Option("--tensor-parallel-size", "-tp", min=1, help="Devices that share each layer.")

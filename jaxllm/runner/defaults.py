@@ -11,6 +11,7 @@ _CPU_LIMITS = (32, 512)
 _ACCELERATOR_LIMITS = (512, 8192)
 _FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Processor flags with which bfloat16 products are faster than float32 ones."""
+_CACHE_DTYPES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ def choose_dtype(wanted: str, saved: str, platform: str) -> str:
     if platform == "cpu":
         return "bfloat16" if _has_fast_bfloat16() else "float32"
     return saved if saved in ("bfloat16", "float16") else "bfloat16"
+
+
+def choose_cache_dtype(wanted: str, dtype: str) -> str:
+    """The name by which jax knows the type of keys and values: `auto` is that of the activations."""
+    return dtype if wanted == "auto" else _CACHE_DTYPES.get(wanted, wanted)
 
 
 def _has_fast_bfloat16() -> bool:

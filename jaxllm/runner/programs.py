@@ -46,6 +46,8 @@ class RunnerConfig:
     """Most logprobs a program returns per position; a beam search keeps at most half as many beams."""
     logprobs_mode: LogprobsMode
     dtype: str
+    cache_dtype: str
+    """Of keys and values."""
 
 
 class ProgramSet:
@@ -197,15 +199,16 @@ class ProgramSet:
 
     def _state(self, cache_shape: tuple[int, ...], num_layers: int, hidden_size: int) -> Any:
         sharding = shard(self.mesh, cache_shape, (None, None, "kv_heads", None))
-        cache: Any = jax.ShapeDtypeStruct(cache_shape, jax.numpy.dtype(self.config.dtype), sharding=sharding)
+        dtype = jax.numpy.dtype(self.config.dtype)
+        cache: Any = jax.ShapeDtypeStruct(cache_shape, jax.numpy.dtype(self.config.cache_dtype), sharding=sharding)
         most_rows, most_tokens = self.buckets[-1].num_rows, self.buckets[-1].num_tokens
         return DeviceState(
             tuple(KVCache(cache, cache) for _ in range(num_layers)),
             last_tokens=self._struct((self.config.max_num_seqs + 1,), np.int32),
             tokens=self._scores(most_rows).tokens,
-            logits=self._struct((most_rows, self.vocab_size), cache.dtype),
+            logits=self._struct((most_rows, self.vocab_size), dtype),
             rows=self._struct(*rows_shape(most_rows)),
-            hidden=self._struct((most_tokens, hidden_size), cache.dtype),
+            hidden=self._struct((most_tokens, hidden_size), dtype),
             targets=self._struct((most_tokens,), np.int32),
         )
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxllm.errors import DeviceError
-from jaxllm.pallas_kernels.jax_triton import require_triton
+from jaxllm.pallas_kernels.jax_triton import compute_capability, require_triton
 from jaxllm.pallas_kernels.paged_attention import xla
 from jaxllm.pallas_kernels.paged_attention.heads import HeadInputs, split_heads
 
@@ -75,6 +75,10 @@ BACKENDS: dict[str, Callable[..., tuple[Array, Array, Array]]] = {"cpu": _xla, "
 """The implementation of each platform that has one."""
 
 
+FP8_CAPABILITY = 89
+"""Oldest GPUs that convert from float8_e4m3fn."""
+
+
 def require_backend(platform: str) -> None:
     """Raises DeviceError when no implementation can run on `platform`: there is no silent slow fallback."""
     if platform not in BACKENDS:
@@ -84,6 +88,15 @@ def require_backend(platform: str) -> None:
         )
     if platform == "gpu":
         require_triton()
+
+
+def require_cache_dtype(dtype: str, platform: str) -> None:
+    """Raises DeviceError when a GPU can't convert from the cache's type."""
+    if platform == "gpu" and dtype == "float8_e4m3fn" and compute_capability() < FP8_CAPABILITY:
+        raise DeviceError(
+            "kv_cache_dtype fp8 (fp8_e4m3) needs a GPU of compute capability 8.9 (Ada) or newer; on older ones "
+            "fp8_e5m2 takes as little memory"
+        )
 
 
 def paged_attention(
@@ -97,6 +110,9 @@ def paged_attention(
     mesh: Mesh,
 ) -> tuple[Array, Array, Array]:
     """(attended [tokens, kv_heads, group, head_dim], keys, values); the cache comes back with the new entries.
+
+    The cache may be of another type than the projections, also of 8 bits: entries are rounded to it, those that are too
+    large to its largest value.
 
     `qkv` are the projections: for each key-value head the `group` query heads that share it, its key and its value, so
     members are group + 2. Rows of padding tokens hold finite garbage. `mesh` has one axis, which splits kv_heads.

@@ -8,9 +8,19 @@ import numpy as np
 
 
 def paged_attention(
-    qkv: np.ndarray, heads: Any, keys: np.ndarray, values: np.ndarray, inputs: Any, *, spec: Any
+    qkv: np.ndarray,
+    heads: Any,
+    keys: np.ndarray,
+    values: np.ndarray,
+    inputs: Any,
+    *,
+    spec: Any,
+    cache_dtype: Any = np.float64,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Same contract as `api.paged_attention` on NumPy arrays; rows of padding tokens are zero."""
+    """Same contract as `api.paged_attention` on NumPy arrays; rows of padding tokens are zero.
+
+    New entries are rounded to `cache_dtype`, those that are too large for it to its largest value.
+    """
     query, key, value = _split_heads(qkv.astype(np.float64), heads, spec)
     page_size = keys.shape[1]
     keys, values = keys.astype(np.float64), values.astype(np.float64)
@@ -18,7 +28,7 @@ def paged_attention(
     for token, row in enumerate(owners):
         if row is not None:
             page, offset = divmod(int(inputs.slot_mapping[token]), page_size)
-            keys[page, offset], values[page, offset] = key[token], value[token]
+            keys[page, offset], values[page, offset] = (_rounded(one[token], cache_dtype) for one in (key, value))
     out = np.zeros(query.shape, np.float64)
     for token, row in enumerate(owners):
         if row is None:
@@ -34,6 +44,11 @@ def paged_attention(
         weights /= weights.sum(axis=-1, keepdims=True)
         out[token] = np.einsum("kgs,skd->kgd", weights, values[pages, offsets])
     return out, keys, values
+
+
+def _rounded(entries: np.ndarray, dtype: Any) -> np.ndarray:
+    largest = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}.get(np.dtype(dtype).name, np.inf)
+    return np.clip(entries, -largest, largest).astype(dtype).astype(np.float64)
 
 
 def _split_heads(qkv: np.ndarray, heads: Any, spec: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxllm.pallas_kernels.jax_triton import compute_capability, triton_update
 from jaxllm.pallas_kernels.paged_attention import hopper
+from jaxllm.pallas_kernels.paged_attention.cache_types import largest_value
 from jaxllm.pallas_kernels.paged_attention.heads import HeadInputs
 from jaxllm.pallas_kernels.paged_attention.schedule import DecodeGrid, decode_items
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
@@ -108,7 +109,12 @@ def decode_step(
         grid=(kv_heads, grid.max_items),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
-        constants={**constants, **_decode_constants(constants, grid), **_head_constants(heads, spec)},
+        constants={
+            **constants,
+            **_decode_constants(constants, grid),
+            **_head_constants(heads, spec),
+            "CACHE_LIMIT": largest_value(keys.dtype),
+        },
     )
     return out, keys, values
 
@@ -171,6 +177,7 @@ def prepare(
         constants={
             **{name: constants[name] for name in names},
             **_head_constants(heads, spec),
+            "CACHE_LIMIT": largest_value(keys.dtype),
             "TOKENS": tokens,
             "TOKEN_BLOCK": token_block,
             "HEAD_BLOCK": head_block,

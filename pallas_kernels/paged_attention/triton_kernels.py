@@ -95,7 +95,8 @@ def _fold(
     SOFT_CAP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The running softmax with one more block."""
+    """The running softmax with one more block, which may be of another type than the query."""
+    keys, values = keys.to(query.dtype), values.to(query.dtype)
     scores = _capped(tl.dot(query, tl.trans(keys), input_precision=PRECISION), SCALE, SOFT_CAP)
     if IS_MASKED:
         scores = tl.where(kept, scores, MASKED)
@@ -109,6 +110,14 @@ def _fold(
     total = total * shrink + tl.sum(exponentials, 1)
     weighted = tl.dot(exponentials.to(values.dtype), values, weighted * shrink[:, None], input_precision=PRECISION)
     return new_largest, total, weighted
+
+
+@triton.jit
+def _as_cached(entries, pool, CACHE_LIMIT: tl.constexpr):
+    """Entries as the pool holds them; CACHE_LIMIT is the largest value of types of 8 bits, 0 for others."""
+    if CACHE_LIMIT > 0:
+        entries = tl.clamp(entries.to(tl.float32), -CACHE_LIMIT, CACHE_LIMIT)
+    return entries.to(pool.dtype.element_ty)
 
 
 @triton.jit
@@ -330,6 +339,7 @@ def decode_step_kernel(
     OFFSET: tl.constexpr,
     HAS_NORM: tl.constexpr,
     HAS_ROPE: tl.constexpr,
+    CACHE_LIMIT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     head, item = tl.program_id(0), tl.program_id(1)
@@ -386,8 +396,10 @@ def decode_step_kernel(
         value = tl.load(own + HEAD_DIM + dims[None, :], mask=is_dim, other=0.0)
         page = tl.load(table + position // PAGE_SIZE).to(tl.int64)
         slot = ((page * PAGE_SIZE + position % PAGE_SIZE) * KV_HEADS + head) * HEAD_DIM
-        tl.store(keys + slot + one + dims[None, :], key.to(keys.dtype.element_ty), mask=is_dim)
-        tl.store(values + slot + one + dims[None, :], value.to(values.dtype.element_ty), mask=is_dim)
+        # It attends to itself as later tokens will to it.
+        key, value = _as_cached(key, keys, CACHE_LIMIT), _as_cached(value, values, CACHE_LIMIT)
+        tl.store(keys + slot + one + dims[None, :], key, mask=is_dim)
+        tl.store(values + slot + one + dims[None, :], value, mask=is_dim)
         products = tl.sum(vectors.to(tl.float32) * key.to(tl.float32), 1)
         score = _capped(products, SCALE, SOFT_CAP) * _factor(SCALE, SOFT_CAP)
         new_largest = tl.maximum(largest, score)
@@ -525,6 +537,7 @@ def prepare_kernel(
     OFFSET: tl.constexpr,
     HAS_NORM: tl.constexpr,
     HAS_ROPE: tl.constexpr,
+    CACHE_LIMIT: tl.constexpr,
 ):
     head = tl.program_id(0)
     lines, dims = tl.arange(0, TOKEN_BLOCK * HEAD_BLOCK), tl.arange(0, DIM_BLOCK)
@@ -559,8 +572,8 @@ def prepare_kernel(
     tl.store(query + places[:, None] + dims[None, :], vectors, mask=inside & is_query)
     slot = tl.load(slots + tokens, mask=is_line, other=0).to(tl.int64)
     entries = ((slot * KV_HEADS + head) * HEAD_DIM)[:, None] + dims[None, :]
-    tl.store(keys + entries, vectors.to(keys.dtype.element_ty), mask=inside & (members == GROUP)[:, None])
-    tl.store(values + entries, plain.to(values.dtype.element_ty), mask=inside & (members == GROUP + 1)[:, None])
+    tl.store(keys + entries, _as_cached(vectors, keys, CACHE_LIMIT), mask=inside & (members == GROUP)[:, None])
+    tl.store(values + entries, _as_cached(plain, values, CACHE_LIMIT), mask=inside & (members == GROUP + 1)[:, None])
 
 
 @triton.jit

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
+from jaxllm.pallas_kernels.paged_attention.cache_types import to_cache
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
 
 BLOCK_TOKENS = 256
@@ -42,6 +43,8 @@ class _Pages(NamedTuple):
     page_size: int
     kv_heads: int
     head_dim: int
+    dtype: Any
+    """Of the activations, in which blocks come."""
 
     @property
     def block_pages(self) -> int:
@@ -56,7 +59,7 @@ class _Pages(NamedTuple):
         ids = jax.lax.dynamic_slice_in_dim(table, index * self.block_pages, self.block_pages, axis=-1)
         shape = (*table.shape[:-1], self.block_tokens, self.kv_heads, self.head_dim)
         keys, values = (pool.at[ids.reshape(-1)].get(mode="promise_in_bounds") for pool in (self.keys, self.values))
-        return keys.reshape(shape), values.reshape(shape)
+        return keys.reshape(shape).astype(self.dtype), values.reshape(shape).astype(self.dtype)
 
 
 def paged_attention(
@@ -72,7 +75,7 @@ def paged_attention(
     """See `api.paged_attention`."""
     shape, (page_size, kv_heads, head_dim) = keys.shape, keys.shape[1:]
     keys, values = _write(keys, key, inputs.slot_mapping), _write(values, value, inputs.slot_mapping)
-    pages = _Pages(keys.reshape(shape[0], -1), values.reshape(shape[0], -1), page_size, kv_heads, head_dim)
+    pages = _Pages(keys.reshape(shape[0], -1), values.reshape(shape[0], -1), page_size, kv_heads, head_dim, query.dtype)
     short = -inputs.page_tables.shape[1] % pages.block_pages
     inputs = inputs._replace(page_tables=jnp.pad(inputs.page_tables, ((0, 0), (0, short))))
     out = jnp.zeros(query.shape, query.dtype)
@@ -86,7 +89,7 @@ def _write(pool: Array, new: Array, slots: Int[Array, " tokens"]) -> Array:
     # With one key-value head XLA else takes the layouts of that axis of length 1 for different, and copies the pool.
     pinned = Layout(major_to_minor=tuple(range(pool.ndim)))
     rows = with_layout_constraint(pool, pinned).reshape(pool.shape[0] * pool.shape[1], -1)
-    rows = rows.at[slots].set(new.reshape(new.shape[0], -1).astype(pool.dtype), mode="promise_in_bounds")
+    rows = rows.at[slots].set(to_cache(new.reshape(new.shape[0], -1), pool.dtype), mode="promise_in_bounds")
     return with_layout_constraint(rows.reshape(pool.shape), pinned)
 
 

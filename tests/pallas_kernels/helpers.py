@@ -10,14 +10,22 @@ import numpy as np
 
 from jaxllm.pallas_kernels.add_norm.cases import Case as AddNormCase
 from jaxllm.pallas_kernels.paged_attention import reference
+from jaxllm.pallas_kernels.paged_attention.cache_types import to_cache
 from jaxllm.pallas_kernels.paged_attention.cases import Case, CaseArrays
 
+SMALL_CACHE_TOLERANCE = 0.05
+"""With pages of 8 bits: a number that is rounded twice may end on the other neighbour, 6 or 12 percent away."""
 
-def check(case: Case, arrays: CaseArrays, results: Sequence[Any], tolerance: float) -> None:
+
+def check(
+    case: Case, arrays: CaseArrays, results: Sequence[Any], tolerance: float, cache_dtype: Any = np.float64
+) -> None:
     """Asserts that (attended, keys, values) are what the reference makes of the same rounded arguments."""
     out, keys, values = (np.asarray(result, np.float64) for result in results)
     rounded = {name: np.asarray(getattr(arrays, name), np.float64) for name in ("qkv", "keys", "values")}
-    exact, exact_keys, exact_values = reference.paged_attention(*arrays._replace(**rounded), spec=case.spec)
+    exact, exact_keys, exact_values = reference.paged_attention(
+        *arrays._replace(**rounded), spec=case.spec, cache_dtype=cache_dtype
+    )
     used = case.num_tokens - case.padding_tokens
     assert relative_error(out[:used], exact[:used]) < tolerance
     if case.has_norm or case.has_rope:
@@ -27,6 +35,15 @@ def check(case: Case, arrays: CaseArrays, results: Sequence[Any], tolerance: flo
         keys[pages, offsets] = exact_keys[pages, offsets]
     np.testing.assert_array_equal(keys[1:], exact_keys[1:])
     np.testing.assert_array_equal(values[1:], exact_values[1:])
+
+
+def with_small_cache(case: Case, arrays: CaseArrays, cache_dtype: str) -> CaseArrays:
+    """The arrays with pages of 8 bits; without a rotary embedding, with keys and values too large for these."""
+    qkv = arrays.qkv.copy()
+    if not (case.has_norm or case.has_rope):
+        qkv[:, :, -2:, 0] *= 1e6
+    pools = {name: np.asarray(to_cache(getattr(arrays, name), cache_dtype)) for name in ("keys", "values")}
+    return arrays._replace(qkv=qkv, **pools)
 
 
 def relative_error(out: np.ndarray, exact: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from jaxllm.pallas_kernels.paged_attention.api import paged_attention
 from jaxllm.pallas_kernels.paged_attention.cases import CASES, make_arrays
-from tests.pallas_kernels.helpers import check
+from tests.pallas_kernels.helpers import SMALL_CACHE_TOLERANCE, check, with_small_cache
 
 MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("model",))
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2}
@@ -25,6 +25,19 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     out, keys, values = run(*jax.tree.map(jnp.asarray, arrays))
     assert np.isfinite(np.asarray(out, np.float64)).all()
     check(case, arrays, (out, keys, values), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cache_dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("name", ["mixed", "decode_window", "rope", "norm_and_rope_of_decodes", "one_prompt"])
+def test_a_cache_of_8_bits_rounds_what_it_gets(name: str, cache_dtype: str, dtype: str) -> None:
+    case = CASES[name]
+    arrays = with_small_cache(case, make_arrays(case), cache_dtype)
+    arrays = arrays._replace(qkv=np.asarray(jnp.asarray(arrays.qkv, dtype)))
+    run = jax.jit(partial(paged_attention, spec=case.spec, mesh=MESH))
+    results = run(*jax.tree.map(jnp.asarray, arrays))
+    assert results[1].dtype == results[2].dtype == cache_dtype
+    check(case, arrays, results, SMALL_CACHE_TOLERANCE, cache_dtype=cache_dtype)
 
 
 def test_rejects_cache_of_other_heads() -> None:

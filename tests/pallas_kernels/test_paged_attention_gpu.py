@@ -9,7 +9,7 @@ import pytest
 
 from jaxllm.pallas_kernels.paged_attention.api import AttentionSpec, paged_attention
 from jaxllm.pallas_kernels.paged_attention.cases import CASES, Case, make_arrays
-from tests.pallas_kernels.helpers import check
+from tests.pallas_kernels.helpers import SMALL_CACHE_TOLERANCE, check, with_small_cache
 
 pytestmark = pytest.mark.gpu
 
@@ -77,6 +77,19 @@ def test_agrees_with_float64_reference(name: str, dtype: str) -> None:
     out, keys, values = attend(*jax.tree.map(jnp.asarray, arrays))
     assert np.isfinite(np.asarray(out[: case.num_tokens - case.padding_tokens], np.float64)).all()
     check(case, arrays, (out, keys, values), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cache_dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("name", ["serving", "rope_of_decodes", "norm_and_rope", "many_short_decodes", "odd_head_dim"])
+def test_a_cache_of_8_bits_rounds_what_it_gets(name: str, cache_dtype: str, dtype: str) -> None:
+    case = GPU_CASES[name]
+    arrays = with_small_cache(case, make_arrays(case), cache_dtype)
+    arrays = arrays._replace(qkv=np.asarray(jnp.asarray(arrays.qkv, dtype)))
+    mesh = jax.sharding.Mesh(np.array(jax.devices("gpu")[:1]), ("model",))
+    attend = jax.jit(partial(paged_attention, spec=case.spec, mesh=mesh))
+    results = attend(*jax.tree.map(jnp.asarray, arrays))
+    check(case, arrays, results, SMALL_CACHE_TOLERANCE, cache_dtype=cache_dtype)
 
 
 @pytest.mark.parametrize("page_size", [16, 64])

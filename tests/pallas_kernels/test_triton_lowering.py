@@ -82,6 +82,28 @@ def test_lowers_in_place_within_shared_memory(
     assert max(shared.values()) <= SHARED_MEMORY[capability]
 
 
+@pytest.mark.parametrize(
+    ("capability", "cache_dtype"), [(80, "float8_e5m2"), (89, "float8_e4m3fn"), (90, "float8_e4m3fn")]
+)
+@pytest.mark.parametrize("name", ["serving", "serving_decodes", "wide_heads"])
+def test_a_cache_of_8_bits_lowers(
+    name: str, capability: int, cache_dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jax_triton.load_jax_triton()
+    from jax_triton import triton_lib
+
+    from jaxllm.pallas_kernels.paged_attention.triton import paged_attention
+
+    monkeypatch.setattr(triton_lib.triton_kernel_call_lib, "get_compute_capability", lambda device: capability)
+    case = LOWERED_CASES[name]
+    arrays = make_arrays(case)
+    pools = {field: jnp.asarray(getattr(arrays, field) / 1000, cache_dtype) for field in ("keys", "values")}
+    arrays = arrays._replace(qkv=jnp.asarray(arrays.qkv, jnp.bfloat16), **pools)
+    step = jax.jit(partial(paged_attention, spec=case.spec), donate_argnums=(2, 3))
+    text = step.trace(*jax.tree.map(jnp.asarray, arrays)).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("@triton_kernel_call_ffi") == (3 if case.chunks else 1)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
 def test_add_and_norm_lowers(capability: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ def make_programs(max_num_seqs: int = 32, max_num_batched_tokens: int = 512) -> 
         max_logprobs=5,
         logprobs_mode="raw_logprobs",
         dtype="float32",
+        cache_dtype="float32",
     )
     nothing: Any = None
     return ProgramSet(
