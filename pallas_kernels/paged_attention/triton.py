@@ -87,7 +87,7 @@ def decode_step(
     """All of a step without chunks. Rows of padding attend to themselves alone and are written to page 0."""
     rows, kv_heads, members, head_dim = qkv.shape
     tuning = tuning or _decode_tuning(rows * kv_heads)
-    grid = _grid(rows, keys, inputs, constants, tuning)
+    grid = _grid(qkv, keys, inputs, constants, tuning)
     lens = inputs.context_lens[:rows]
     items = _items(grid, lens, lens - 1, jnp.ones((rows,), bool), constants["WINDOW"])
     outputs = (
@@ -131,7 +131,7 @@ def decode(
     tokens, kv_heads, group, head_dim = query.shape
     rows = min(inputs.page_tables.shape[0], tokens)
     tuning = tuning or _decode_tuning(rows * kv_heads)
-    grid = _grid(rows, keys, inputs, constants, tuning)
+    grid = _grid(query, keys, inputs, constants, tuning)
     lens = inputs.context_lens[:rows]
     is_decode = jnp.arange(rows, dtype=jnp.int32) < inputs.num_decodes
     items = _items(grid, lens, lens, is_decode, constants["WINDOW"])
@@ -261,8 +261,11 @@ def _constants(qkv: Array, keys: Array, inputs: Any, spec: Any) -> dict[str, Any
     }
 
 
-def _grid(rows: int, keys: Array, inputs: Any, constants: dict[str, Any], tuning: DecodeTuning) -> DecodeGrid:
-    block = max(16, min(128, tuning.block_bytes // (constants["DIM_BLOCK"] * keys.dtype.itemsize)))
+def _grid(query: Array, keys: Array, inputs: Any, constants: dict[str, Any], tuning: DecodeTuning) -> DecodeGrid:
+    rows = min(inputs.page_tables.shape[0], query.shape[0])
+    # Blocks are converted in shared memory, too, which float32 blocks of as many tokens as 8 bits allow would fill.
+    itemsize = max(keys.dtype.itemsize, query.dtype.itemsize // 2)
+    block = max(16, min(128, tuning.block_bytes // (constants["DIM_BLOCK"] * itemsize)))
     return DecodeGrid.of(
         rows=rows,
         max_context=inputs.page_tables.shape[1] * keys.shape[1],

@@ -39,20 +39,15 @@ ON_HOPPER = {"prepare_kernel", "chunk_hopper_kernel", "decode_kernel"}
 """Of heads of 64 or 128 in 16 bits."""
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("capability", SHARED_MEMORY)
-@pytest.mark.parametrize("name", LOWERED_CASES)
-def test_lowers_in_place_within_shared_memory(
-    name: str, capability: int, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def record_shared_memory(monkeypatch: pytest.MonkeyPatch, capability: int) -> dict[str, int]:
+    """Bytes of the kernels that are compiled from now on, by name, for GPUs of this capability."""
     jax_triton.load_jax_triton()
     from jax_triton import triton_lib
     from triton.backends.nvidia.compiler import CUDABackend
 
     from jaxllm.pallas_kernels.paged_attention import hopper, hopper_kernels, triton_kernels
-    from jaxllm.pallas_kernels.paged_attention.triton import paged_attention
 
-    shared = {}
+    shared: dict[str, int] = {}
     make_ptx = CUDABackend.make_ptx
 
     def record(self: Any, source: Any, metadata: dict[str, Any], *rest: Any) -> Any:
@@ -66,6 +61,18 @@ def test_lowers_in_place_within_shared_memory(
     for kernel in ONE_KERNEL | THREE_KERNELS | ON_HOPPER:
         module = hopper_kernels if kernel == "chunk_hopper_kernel" else triton_kernels
         getattr(module, kernel).__dict__.pop("_jT_kernel_cache", None)
+    return shared
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("name", LOWERED_CASES)
+def test_lowers_in_place_within_shared_memory(
+    name: str, capability: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = record_shared_memory(monkeypatch, capability)
+    from jaxllm.pallas_kernels.paged_attention.triton import paged_attention
+
     case = LOWERED_CASES[name]
     arrays = make_arrays(case)
     arrays = arrays._replace(
@@ -85,23 +92,22 @@ def test_lowers_in_place_within_shared_memory(
 @pytest.mark.parametrize(
     ("capability", "cache_dtype"), [(80, "float8_e5m2"), (89, "float8_e4m3fn"), (90, "float8_e4m3fn")]
 )
-@pytest.mark.parametrize("name", ["serving", "serving_decodes", "wide_heads"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["serving", "serving_decodes", "wide_heads", "wide_heads_decodes"])
 def test_a_cache_of_8_bits_lowers(
-    name: str, capability: int, cache_dtype: str, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: str, capability: int, cache_dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jax_triton.load_jax_triton()
-    from jax_triton import triton_lib
-
+    shared = record_shared_memory(monkeypatch, capability)
     from jaxllm.pallas_kernels.paged_attention.triton import paged_attention
 
-    monkeypatch.setattr(triton_lib.triton_kernel_call_lib, "get_compute_capability", lambda device: capability)
     case = LOWERED_CASES[name]
     arrays = make_arrays(case)
     pools = {field: jnp.asarray(getattr(arrays, field) / 1000, cache_dtype) for field in ("keys", "values")}
-    arrays = arrays._replace(qkv=jnp.asarray(arrays.qkv, jnp.bfloat16), **pools)
+    arrays = arrays._replace(qkv=jnp.asarray(arrays.qkv, dtype), **pools)
     step = jax.jit(partial(paged_attention, spec=case.spec), donate_argnums=(2, 3))
     text = step.trace(*jax.tree.map(jnp.asarray, arrays)).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("@triton_kernel_call_ffi") == (3 if case.chunks else 1)
+    assert text.count("@triton_kernel_call_ffi") == len(shared) == (3 if case.chunks else 1)
+    assert max(shared.values()) <= SHARED_MEMORY[capability]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
