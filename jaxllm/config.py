@@ -65,7 +65,7 @@ class EngineConfig:
     """Weights and activations: one of `DTYPES` ("half" and "float" are aliases; a jax or numpy dtype is fine)."""
     kv_cache_dtype: str = "auto"
     """Keys and values in the cache: one of `KV_CACHE_DTYPES`; "auto" is `dtype`, "fp8" is "fp8_e4m3". With 8 bits it
-    holds twice as many tokens as with 16, and rounds them: what is too large for the type becomes its largest value."""
+    holds twice as many tokens as with 16, and rounds them. What is too large for the type becomes its largest value."""
     max_model_len: int | Literal["auto"] | None = None
     """Longest prompt plus output. Also "8k" (8000), "8K" (8192); "auto" or -1 is the longest that fits memory;
     None is the model's own length."""

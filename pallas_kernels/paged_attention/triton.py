@@ -113,7 +113,7 @@ def decode_step(
             **constants,
             **_decode_constants(constants, grid),
             **_head_constants(heads, spec),
-            "CACHE_LIMIT": largest_value(keys.dtype),
+            "CACHE_LIMIT": largest_value(keys.dtype, qkv.dtype),
         },
     )
     return out, keys, values
@@ -177,7 +177,7 @@ def prepare(
         constants={
             **{name: constants[name] for name in names},
             **_head_constants(heads, spec),
-            "CACHE_LIMIT": largest_value(keys.dtype),
+            "CACHE_LIMIT": largest_value(keys.dtype, qkv.dtype),
             "TOKENS": tokens,
             "TOKEN_BLOCK": token_block,
             "HEAD_BLOCK": head_block,

@@ -114,7 +114,7 @@ def _fold(
 
 @triton.jit
 def _as_cached(entries, pool, CACHE_LIMIT: tl.constexpr):
-    """Entries as the pool holds them; CACHE_LIMIT is the largest value of types of 8 bits, 0 for others."""
+    """Entries as the pool holds them; CACHE_LIMIT is the largest it can hold, 0 where it holds what comes."""
     if CACHE_LIMIT > 0:
         entries = tl.clamp(entries.to(tl.float32), -CACHE_LIMIT, CACHE_LIMIT)
     return entries.to(pool.dtype.element_ty)
