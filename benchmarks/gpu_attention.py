@@ -114,9 +114,9 @@ def time_chunks(requests: int, tokens: int, cached: int, page_size: int) -> floa
 
     @jax.jit
     def launches(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-        constants = kernels._constants(qkv, keys, inputs, SPEC)
+        constants = kernels._constants(qkv, HeadInputs(), keys, inputs, SPEC)
         for _ in range(LAUNCHES):  # each takes the last one's output for its query
-            query = kernels.chunks(query, keys, values, inputs, constants)
+            query = kernels.chunks(query, keys, values, inputs.positions, inputs, constants)
         return query
 
     keys, values = _normal(1, pool), _normal(2, pool)

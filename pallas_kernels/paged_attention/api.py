@@ -61,7 +61,7 @@ def _xla(
     qkv: Array, heads: HeadInputs, keys: Array, values: Array, inputs: RaggedInputs, *, spec: AttentionSpec
 ) -> tuple[Array, Array, Array]:
     query, key, value = split_heads(qkv, heads, norm_eps=spec.norm_eps, norm_offset=spec.norm_offset)
-    return xla.paged_attention(query, key, value, keys, values, inputs, spec=spec)
+    return xla.paged_attention(query, key, value, keys, values, inputs, spec=spec, sinks=heads.sinks)
 
 
 def _triton(*arguments: Any, spec: AttentionSpec) -> tuple[Array, Array, Array]:
@@ -121,11 +121,16 @@ def paged_attention(
         raise ValueError(f"caches {keys.shape} and {values.shape} do not hold the heads of projections {qkv.shape}")
     if (heads.q_norm is None) != (heads.k_norm is None):
         raise ValueError("queries and keys are normed together: expected both of q_norm and k_norm or neither")
+    group = qkv.shape[2] - 2
+    if heads.sinks is not None and heads.sinks.shape != (qkv.shape[1], group):
+        raise ValueError(f"expected a sink of each query head, {(qkv.shape[1], group)}, got {heads.sinks.shape}")
     platform = mesh.devices.flat[0].platform
     require_backend(platform)
     (axis,) = mesh.axis_names
     split, cache, replicated = PartitionSpec(None, axis), PartitionSpec(None, None, axis), PartitionSpec()
     heads_spec, inputs_spec = (jax.tree.map(lambda _: replicated, tree) for tree in (heads, inputs))
+    if heads.sinks is not None:
+        heads_spec = heads_spec._replace(sinks=PartitionSpec(axis))
     return jax.shard_map(
         partial(BACKENDS[platform], spec=spec),
         mesh=mesh,

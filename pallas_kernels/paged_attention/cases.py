@@ -40,6 +40,7 @@ class Case:
     padding_rows: int = 0
     has_norm: bool = False
     has_rope: bool = False
+    has_sinks: bool = False
     spec: AttentionSpec = _PLAIN
 
     @property
@@ -74,6 +75,15 @@ CASES = {
     "rope_of_decodes": Case(decodes=(1, 20, 300), padding_tokens=1, padding_rows=1, has_rope=True),
     "norm_and_rope": Case(decodes=(20, 70), chunks=((3, 20),), padding_tokens=3, has_norm=True, has_rope=True),
     "norm_and_rope_of_decodes": Case(decodes=(1, 20, 300), has_norm=True, has_rope=True, group=4, head_dim=128),
+    "sinks": Case(decodes=(3, 300, 31), chunks=((0, 20), (64, 129)), padding_tokens=9, padding_rows=2, has_sinks=True),
+    "sinks_of_decodes": Case(decodes=(1, 20, 300), kv_heads=1, group=8, has_rope=True, has_sinks=True),
+    "sinks_window_and_cap": Case(
+        decodes=(5, 300),
+        chunks=((250, 150),),
+        group=4,
+        has_sinks=True,
+        spec=AttentionSpec(scale=0.2, window=33, soft_cap=5.0),
+    ),
     "many_heads_one_key": Case(decodes=(50,), chunks=((0, 50),), kv_heads=1, group=4, head_dim=256),
     "no_groups_large_pages": Case(
         decodes=(50, 129), chunks=((7, 90),), kv_heads=4, group=1, head_dim=80, page_size=128
@@ -134,7 +144,13 @@ def _heads(case: Case, rng: np.random.Generator, positions: np.ndarray) -> HeadI
         q_norm=q_norm if case.has_norm else None,
         k_norm=k_norm if case.has_norm else None,
         rope=rope if case.has_rope else None,
+        sinks=_sinks(case, rng) if case.has_sinks else None,
     )
+
+
+def _sinks(case: Case, rng: np.random.Generator) -> Any:
+    """From scores that change nothing to such as take nearly all."""
+    return rng.uniform(-8, 8, (case.kv_heads, case.group)).astype(np.float32)
 
 
 def _pool(

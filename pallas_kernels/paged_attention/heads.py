@@ -12,13 +12,16 @@ from jaxllm.pallas_kernels.add_norm.reference import rms_norm
 
 
 class HeadInputs(NamedTuple):
-    """What is done to query and key heads before they meet, in this order; None leaves a part out."""
+    """What is done to query and key heads before they meet, in this order, and their sinks; None leaves a part out."""
 
     q_norm: Float[Array, " head_dim"] | None = None
     """Weight of the queries' root mean square norm; present or absent together with `k_norm`."""
     k_norm: Float[Array, " head_dim"] | None = None
     rope: tuple[Float[Array, "tokens half"], Float[Array, "tokens half"]] | None = None
     """(cosines, sines) of the tokens' angles, float32."""
+    sinks: Float[Array, "kv_heads group"] | None = None
+    """A score of each query head that takes part in its softmax with a value of zero (Xiao et al. 2023, learned as in
+    gpt-oss); it is neither scaled nor capped, and no window leaves it out."""
 
 
 def split_heads(

@@ -28,18 +28,19 @@ def suits(query: Float[Array, "tokens kv_heads group head_dim"], keys: Float[Arr
     )
 
 
-def chunks(query: Array, keys: Array, values: Array, inputs: Any, constants: dict[str, Any]) -> Array:
+def chunks(query: Array, keys: Array, values: Array, sinks: Array, inputs: Any, constants: dict[str, Any]) -> Array:
     """See `triton.chunks`."""
     from jaxllm.pallas_kernels.paged_attention.hopper_kernels import chunk_hopper_kernel
 
     _, kv_heads, group, _ = query.shape
     pack = group if group in (1, 2, 4, 8, 16) else 1
-    names = ("KV_HEADS", "GROUP", "HEAD_DIM", "PAGE_SIZE", "TABLE_PAGES", "WINDOW", "SCALE", "SOFT_CAP")
+    names = ("KV_HEADS", "GROUP", "HEAD_DIM", "PAGE_SIZE", "TABLE_PAGES", "WINDOW", "SCALE", "SOFT_CAP", "HAS_SINKS")
     (query,), _ = triton_update(
         chunk_hopper_kernel,
         query,
         _page_boxes(keys),
         _page_boxes(values),
+        sinks,
         inputs.positions,
         inputs.page_tables,
         _by_context(inputs),

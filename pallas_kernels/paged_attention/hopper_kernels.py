@@ -161,6 +161,7 @@ def _attend(
     keys,
     values,
     bars,
+    sinks,
     positions,
     tiles,
     num_tiles,
@@ -173,6 +174,7 @@ def _attend(
     BLOCK: gl.constexpr,
     PACK: gl.constexpr,
     STAGES: gl.constexpr,
+    HAS_SINKS: gl.constexpr,
 ):
     """One group's 64 queries of each item, in place."""
     ROWS: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // HEAD_DIM, HEAD_DIM // 8], [WARPS, 1], [1, 0])
@@ -214,8 +216,13 @@ def _attend(
             mbarrier.arrive(keys_free.index(slot), count=1)
             places = last_block * BLOCK + gl.arange(0, BLOCK, gl.SliceLayout(0, SCORES))
             scores = _scores(products, places, query_positions, True, WINDOW, CAP)
-            largest = gl.full([64], LOWEST, gl.float32, gl.SliceLayout(1, SCORES))
-            total = gl.full([64], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
+            if HAS_SINKS:
+                score_lines = half * 64 + gl.arange(0, 64, gl.SliceLayout(1, SCORES))
+                largest = gl.load(sinks + first_head + score_lines % PACK).to(gl.float32) * LOG2_E
+                total = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, SCORES))
+            else:
+                largest = gl.full([64], LOWEST, gl.float32, gl.SliceLayout(1, SCORES))
+                total = gl.full([64], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
             largest, total, exponentials, _shrink = _fold(largest, total, scores, FACTOR)
             weights = gl.convert_layout(exponentials.to(mine.dtype), gl.DotOperandLayout(0, OUT, 2))
             weighted = gl.full([64, HEAD_DIM], 0.0, gl.float32, OUT)
@@ -335,6 +342,7 @@ def chunk_hopper_kernel(
     query,  # [tokens, kv_heads, group, head_dim]; overwritten with what the queries attend to
     keys_pages,  # [pages * page_size, kv_heads * head_dim], in boxes of [page_size, 64]
     values_pages,
+    sinks,  # [kv_heads, group]
     positions,
     tables,
     tiles,  # [tiles, 3]: row, first token, tokens
@@ -347,6 +355,7 @@ def chunk_hopper_kernel(
     WINDOW: gl.constexpr,
     SCALE: gl.constexpr,
     SOFT_CAP: gl.constexpr,
+    HAS_SINKS: gl.constexpr,
     PACK: gl.constexpr,
     BLOCK: gl.constexpr,
     STAGES: gl.constexpr,
@@ -383,15 +392,15 @@ def chunk_hopper_kernel(
             (
                 _attend,
                 (
-                    0, query, queries, key_blocks, value_blocks, bars, positions, tiles, tile_count, turns,
-                    HEADS, HEAD_DIM, WINDOW, CAP, FACTOR, BLOCK, PACK, STAGES,
+                    0, query, queries, key_blocks, value_blocks, bars, sinks, positions, tiles, tile_count, turns,
+                    HEADS, HEAD_DIM, WINDOW, CAP, FACTOR, BLOCK, PACK, STAGES, HAS_SINKS,
                 ),
             ),
             (
                 _attend,
                 (
-                    1, query, queries, key_blocks, value_blocks, bars, positions, tiles, tile_count, turns,
-                    HEADS, HEAD_DIM, WINDOW, CAP, FACTOR, BLOCK, PACK, STAGES,
+                    1, query, queries, key_blocks, value_blocks, bars, sinks, positions, tiles, tile_count, turns,
+                    HEADS, HEAD_DIM, WINDOW, CAP, FACTOR, BLOCK, PACK, STAGES, HAS_SINKS,
                 ),
             ),
             (

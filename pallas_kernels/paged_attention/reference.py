@@ -40,8 +40,10 @@ def paged_attention(
         scores = np.einsum("kgd,skd->kgs", query[token].astype(np.float64), keys[pages, offsets]) * spec.scale
         if spec.soft_cap is not None:
             scores = spec.soft_cap * np.tanh(scores / spec.soft_cap)
+        if heads.sinks is not None:
+            scores = np.concatenate([scores, heads.sinks.astype(np.float64)[:, :, None]], axis=-1)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        weights /= weights.sum(axis=-1, keepdims=True)
+        weights = (weights / weights.sum(axis=-1, keepdims=True))[..., : len(places)]
         out[token] = np.einsum("kgs,skd->kgd", weights, values[pages, offsets])
     return out, keys, values
 

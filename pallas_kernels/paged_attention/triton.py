@@ -66,12 +66,13 @@ def paged_attention(
     spec: Any,
 ) -> tuple[Array, Array, Array]:
     """See `api.paged_attention`."""
-    constants = _constants(qkv, keys, inputs, spec)
+    constants = _constants(qkv, heads, keys, inputs, spec)
     if not inputs.tiles.shape[0]:
         return decode_step(qkv, heads, keys, values, inputs, spec, constants)
     query, keys, values = prepare(qkv, heads, keys, values, inputs, spec, constants)
-    query = chunks(query, keys, values, inputs, constants)
-    return decode(query, keys, values, inputs, constants), keys, values
+    sinks = _sinks(heads, inputs)
+    query = chunks(query, keys, values, sinks, inputs, constants)
+    return decode(query, keys, values, sinks, inputs, constants), keys, values
 
 
 def decode_step(
@@ -100,6 +101,7 @@ def decode_step(
         keys,
         values,
         *_head_arguments(heads, inputs),
+        _sinks(heads, inputs),
         inputs.page_tables,
         lens,
         items,
@@ -123,6 +125,7 @@ def decode(
     query: Array,
     keys: Array,
     values: Array,
+    sinks: Array,
     inputs: Any,
     constants: dict[str, Any],
     tuning: DecodeTuning | None = None,
@@ -140,6 +143,7 @@ def decode(
         query,
         keys,
         values,
+        sinks,
         inputs.page_tables,
         lens,
         items,
@@ -190,13 +194,14 @@ def chunks(
     query: Array,
     keys: Array,
     values: Array,
+    sinks: Array,
     inputs: Any,
     constants: dict[str, Any],
     tuning: ChunkTuning | None = None,
 ) -> Array:
     """Replaces the queries of prompt chunks, whose keys and values are in the cache."""
     if tuning is None and hopper.suits(query, keys):
-        return hopper.chunks(query, keys, values, inputs, constants)
+        return hopper.chunks(query, keys, values, sinks, inputs, constants)
     _, kv_heads, group, _ = query.shape
     tuning = tuning or _chunk_tuning(query.dtype, constants["DIM_BLOCK"])
     packs = tuning.packs and group in (1, 2, 4, 8) and tuning.query_block >= 16 * group
@@ -207,6 +212,7 @@ def chunks(
         query,
         keys,
         values,
+        sinks,
         inputs.positions,
         inputs.page_tables,
         inputs.tiles,
@@ -243,7 +249,7 @@ def _chunk_tuning(dtype: Any, dim_block: int) -> ChunkTuning:
     return ChunkTuning(query_block=128, block=block, num_warps=8)
 
 
-def _constants(qkv: Array, keys: Array, inputs: Any, spec: Any) -> dict[str, Any]:
+def _constants(qkv: Array, heads: HeadInputs, keys: Array, inputs: Any, spec: Any) -> dict[str, Any]:
     """Compile-time constants of all attention kernels."""
     _, kv_heads, members, head_dim = qkv.shape
     return {
@@ -255,6 +261,7 @@ def _constants(qkv: Array, keys: Array, inputs: Any, spec: Any) -> dict[str, Any
         "WINDOW": spec.window or 0,
         "SCALE": float(spec.scale),
         "SOFT_CAP": float(spec.soft_cap or 0.0),
+        "HAS_SINKS": heads.sinks is not None,
         "DIM_BLOCK": max(16, _power_of_two_above(head_dim)),
         # float32 models are run in float32, not in the matrix units' shorter tf32.
         "PRECISION": "ieee" if qkv.dtype == jnp.float32 else "tf32",
@@ -305,6 +312,11 @@ def _head_arguments(heads: HeadInputs, inputs: Any) -> tuple[Array, Array, Array
     q_norm, k_norm = (unread if norm is None else norm for norm in (heads.q_norm, heads.k_norm))
     cos, sin = (unread, unread) if heads.rope is None else heads.rope
     return q_norm, k_norm, cos, sin
+
+
+def _sinks(heads: HeadInputs, inputs: Any) -> Array:
+    """The heads' sinks, or an array that the kernels don't read."""
+    return inputs.positions if heads.sinks is None else heads.sinks
 
 
 def _head_constants(heads: HeadInputs, spec: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ many are through, zero before and after every call, so that all calls of a progr
 A block is gathered token by token through the page table, so that any page size serves. Scores are in units of log 2.
 Compile-time constants are in capitals: WINDOW and SOFT_CAP are 0 where there is none; GROUP and HEAD_DIM are padded to
 GROUP_BLOCK and DIM_BLOCK, powers of two of at least 16, the least that the matrix units take, MEMBERS is GROUP padded
-to any power of two.
+to any power of two. A sink is a score whose value is zero, so the running softmax begins with it where there is one;
+of a row's items the last does.
 """
 
 # triton is there on GPUs only, and its decorator has no types.
@@ -113,10 +114,21 @@ def _fold(
 
 
 @triton.jit
+def _start(sinks, kept, SIZE: tl.constexpr, HAS_SINKS: tl.constexpr):
+    """(largest, total) of the running softmax before the first block; `sinks` are pointers, read where `kept`."""
+    largest = tl.full([SIZE], MASKED, tl.float32)
+    total = tl.zeros([SIZE], tl.float32)
+    if HAS_SINKS:
+        largest = tl.where(kept, tl.load(sinks, mask=kept, other=0.0).to(tl.float32) * LOG2_E, largest)
+        total = tl.where(kept, 1.0, total)
+    return largest, total
+
+
+@triton.jit
 def _as_cached(entries, pool, CACHE_LIMIT: tl.constexpr):
     """Entries as the pool holds them; CACHE_LIMIT is the largest it can hold, 0 where it holds what comes."""
     if CACHE_LIMIT > 0:
-        entries = tl.clamp(entries.to(tl.float32), -CACHE_LIMIT, CACHE_LIMIT)
+        entries = tl.clamp(entries.to(tl.float32), -CACHE_LIMIT, CACHE_LIMIT, tl.PropagateNan.ALL)
     return entries.to(pool.dtype.element_ty)
 
 
@@ -174,20 +186,24 @@ def _attend(
     start,
     end,
     first_kept,
+    sinks,
+    is_last,
     KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     SCALE: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     GROUP_BLOCK: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """(largest, total, weighted) of one token over the cached tokens from `start` to `end`; `pages` are the first."""
-    largest = tl.full([GROUP_BLOCK], MASKED, tl.float32)
-    total = tl.zeros([GROUP_BLOCK], tl.float32)
+    members = tl.arange(0, GROUP_BLOCK)
+    largest, total = _start(sinks + head * GROUP + members, (members < GROUP) & is_last, GROUP_BLOCK, HAS_SINKS)
     weighted = tl.zeros([GROUP_BLOCK, DIM_BLOCK], tl.float32)
     for block in range(start, end, BLOCK):
         places = block + tl.arange(0, BLOCK)
@@ -315,6 +331,7 @@ def decode_step_kernel(
     k_norm,
     cos,  # [rows, head_dim / 2]
     sin,
+    sinks,  # [kv_heads, group]
     tables,  # [rows, TABLE_PAGES]
     context_lens,
     items,  # [items, 4]
@@ -330,6 +347,7 @@ def decode_step_kernel(
     WINDOW: tl.constexpr,
     SCALE: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     GROUP_BLOCK: tl.constexpr,
     MEMBERS: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
@@ -375,12 +393,16 @@ def decode_step_kernel(
         start,
         end,
         first_kept,
+        sinks,
+        is_last,
         KV_HEADS,
+        GROUP,
         HEAD_DIM,
         PAGE_SIZE,
         WINDOW,
         SCALE,
         SOFT_CAP,
+        HAS_SINKS,
         GROUP_BLOCK,
         DIM_BLOCK,
         BLOCK,
@@ -435,6 +457,7 @@ def decode_kernel(
     query,  # [tokens, kv_heads, group, head_dim]; overwritten with what the queries attend to
     keys,
     values,
+    sinks,
     tables,
     context_lens,
     items,
@@ -449,6 +472,7 @@ def decode_kernel(
     WINDOW: tl.constexpr,
     SCALE: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     GROUP_BLOCK: tl.constexpr,
     MEMBERS: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
@@ -462,6 +486,8 @@ def decode_kernel(
     counts = tl.load(items + item * 4 + 3)
     if row < 0:
         return
+    split, splits = counts & 0xFFFF, counts >> 16
+    is_last = split == splits - 1
     table = tables + row * TABLE_PAGES
     pages = _pages(table, start + tl.arange(0, BLOCK), end, PAGE_SIZE)
     members, dims = tl.arange(0, GROUP_BLOCK), tl.arange(0, DIM_BLOCK)
@@ -481,12 +507,16 @@ def decode_kernel(
         start,
         end,
         first_kept,
+        sinks,
+        is_last,
         KV_HEADS,
+        GROUP,
         HEAD_DIM,
         PAGE_SIZE,
         WINDOW,
         SCALE,
         SOFT_CAP,
+        HAS_SINKS,
         GROUP_BLOCK,
         DIM_BLOCK,
         BLOCK,
@@ -503,8 +533,8 @@ def decode_kernel(
         row,
         head,
         item,
-        counts & 0xFFFF,
-        counts >> 16,
+        split,
+        splits,
         KV_HEADS,
         GROUP,
         HEAD_DIM,
@@ -581,6 +611,7 @@ def chunk_kernel(
     query,  # [tokens, kv_heads, group, head_dim]; overwritten with what the queries attend to
     keys,
     values,
+    sinks,
     positions,
     tables,
     tiles,  # [tiles, 3]: row, first token, tokens
@@ -593,6 +624,7 @@ def chunk_kernel(
     WINDOW: tl.constexpr,
     SCALE: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
     QUERY_BLOCK: tl.constexpr,
     PACK: tl.constexpr,
@@ -628,8 +660,7 @@ def chunk_kernel(
     if WINDOW > 0:
         start = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK * BLOCK
         diagonal = start
-    largest = tl.full([QUERY_BLOCK], MASKED, tl.float32)
-    total = tl.zeros([QUERY_BLOCK], tl.float32)
+    largest, total = _start(sinks + heads, tokens < num_tokens, QUERY_BLOCK, HAS_SINKS)
     weighted = tl.zeros([QUERY_BLOCK, DIM_BLOCK], tl.float32)
     pages = _pages(table, start + tl.arange(0, BLOCK), end, PAGE_SIZE)
     for block in range(start, diagonal, BLOCK):

@@ -71,6 +71,7 @@ def paged_attention(
     inputs: Any,
     *,
     spec: Any,
+    sinks: Float[Array, "kv_heads group"] | None = None,
 ) -> tuple[Array, Array, Array]:
     """See `api.paged_attention`."""
     shape, (page_size, kv_heads, head_dim) = keys.shape, keys.shape[1:]
@@ -79,9 +80,9 @@ def paged_attention(
     short = -inputs.page_tables.shape[1] % pages.block_pages
     inputs = inputs._replace(page_tables=jnp.pad(inputs.page_tables, ((0, 0), (0, short))))
     out = jnp.zeros(query.shape, query.dtype)
-    out = _decode(out, query, pages, inputs, spec)
+    out = _decode(out, query, pages, inputs, spec, sinks)
     if inputs.tiles.shape[0]:
-        out = _chunks(out, query, pages, inputs, spec)
+        out = _chunks(out, query, pages, inputs, spec, sinks)
     return out, keys, values
 
 
@@ -93,12 +94,12 @@ def _write(pool: Array, new: Array, slots: Int[Array, " tokens"]) -> Array:
     return with_layout_constraint(rows.reshape(pool.shape), pinned)
 
 
-def _decode(out: Array, query: Array, pages: _Pages, inputs: Any, spec: Any) -> Array:
+def _decode(out: Array, query: Array, pages: _Pages, inputs: Any, spec: Any, sinks: Array | None) -> Array:
     """Fills the rows below `num_decodes`, a group of rows at a time."""
     num_rows = min(inputs.page_tables.shape[0], query.shape[0])
     size = min(DECODE_ROWS, num_rows)
     if size == num_rows and not inputs.tiles.shape[0]:
-        return _decode_group(query[:size], inputs.page_tables[:size], inputs.context_lens[:size], pages, spec)
+        return _decode_group(query[:size], inputs.page_tables[:size], inputs.context_lens[:size], pages, spec, sinks)
 
     def group(index: Array, out: Array) -> Array:
         # The last group is moved back to stay inside; rows it shares with the group before get the same result.
@@ -107,12 +108,13 @@ def _decode(out: Array, query: Array, pages: _Pages, inputs: Any, spec: Any) -> 
         table = jax.lax.dynamic_slice_in_dim(inputs.page_tables, start, size)
         lens = jax.lax.dynamic_slice_in_dim(inputs.context_lens, start, size)
         lens = jnp.where(start + jnp.arange(size, dtype=jnp.int32) < inputs.num_decodes, lens, 1)
-        return jax.lax.dynamic_update_slice_in_dim(out, _decode_group(rows, table, lens, pages, spec), start, axis=0)
+        attended = _decode_group(rows, table, lens, pages, spec, sinks)
+        return jax.lax.dynamic_update_slice_in_dim(out, attended, start, axis=0)
 
     return jax.lax.fori_loop(0, (inputs.num_decodes + size - 1) // size, group, out)
 
 
-def _decode_group(query: Array, table: Array, lens: Array, pages: _Pages, spec: Any) -> Array:
+def _decode_group(query: Array, table: Array, lens: Array, pages: _Pages, spec: Any, sinks: Array | None) -> Array:
     """Attention of one token a row, [rows, kv_heads, group, head_dim]."""
     rows, kv_heads, group, head_dim = query.shape
     first_kept = jnp.zeros_like(lens) if spec.window is None else jnp.maximum(lens - spec.window, 0)
@@ -136,11 +138,12 @@ def _decode_group(query: Array, table: Array, lens: Array, pages: _Pages, spec: 
 
     blocks = (jnp.max(lens) + pages.block_tokens - 1) // pages.block_tokens
     first = jnp.min(first_kept) // pages.block_tokens
-    running = jax.lax.fori_loop(first, blocks, fold, _start((rows, kv_heads * group), head_dim))
+    running = _start((rows, kv_heads * group), head_dim, None if sinks is None else sinks.reshape(-1))
+    running = jax.lax.fori_loop(first, blocks, fold, running)
     return _finish(running).astype(query.dtype).reshape(query.shape)
 
 
-def _chunks(out: Array, query: Array, pages: _Pages, inputs: Any, spec: Any) -> Array:
+def _chunks(out: Array, query: Array, pages: _Pages, inputs: Any, spec: Any, sinks: Array | None) -> Array:
     """Fills the tokens of prompt chunks. Tiles ascend, so what one writes past its end the next one overwrites."""
     tokens = query.shape[0]
     size = min(TILE_TOKENS, tokens)
@@ -157,13 +160,16 @@ def _chunks(out: Array, query: Array, pages: _Pages, inputs: Any, spec: Any) -> 
             inputs.page_tables[row],
             pages,
             spec,
+            sinks,
         )
         return jax.lax.dynamic_update_slice_in_dim(out, attended, start, axis=0)
 
     return jax.lax.fori_loop(0, inputs.num_tiles, tile, jnp.pad(out, padding))[:tokens]
 
 
-def _tile(query: Array, positions: Array, context: Array, table: Array, pages: _Pages, spec: Any) -> Array:
+def _tile(
+    query: Array, positions: Array, context: Array, table: Array, pages: _Pages, spec: Any, sinks: Array | None
+) -> Array:
     """Causal attention of consecutive tokens of one request, [tile, kv_heads, group, head_dim]."""
     size, kv_heads, group, head_dim = query.shape
     heads_first = query.transpose(1, 2, 0, 3).reshape(kv_heads, group * size, head_dim)
@@ -189,14 +195,18 @@ def _tile(query: Array, positions: Array, context: Array, table: Array, pages: _
 
     first = 0 if spec.window is None else jnp.maximum(positions[0] - spec.window + 1, 0) // pages.block_tokens
     blocks = (context + pages.block_tokens - 1) // pages.block_tokens
-    running = jax.lax.fori_loop(first, blocks, fold, _start((kv_heads, group, size), head_dim))
+    running = _start((kv_heads, group, size), head_dim, None if sinks is None else sinks[:, :, None])
+    running = jax.lax.fori_loop(first, blocks, fold, running)
     return _finish(running).astype(query.dtype).transpose(2, 0, 1, 3)
 
 
-def _start(shape: tuple[int, ...], head_dim: int) -> _Running:
-    return _Running(
-        jnp.full(shape, MASKED, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros((*shape, head_dim), jnp.float32)
-    )
+def _start(shape: tuple[int, ...], head_dim: int, sinks: Array | None) -> _Running:
+    """Nothing yet, or the sinks: scores whose values are zero."""
+    weighted = jnp.zeros((*shape, head_dim), jnp.float32)
+    if sinks is None:
+        return _Running(jnp.full(shape, MASKED, jnp.float32), jnp.zeros(shape, jnp.float32), weighted)
+    largest = jnp.broadcast_to(sinks.astype(jnp.float32), shape)
+    return _Running(largest, jnp.ones(shape, jnp.float32), weighted)
 
 
 def _fold_scores(running: _Running, scores: Array, kept: Array, spec: Any) -> tuple[Array, _Running]:

@@ -52,3 +52,11 @@ def test_rejects_one_norm_without_the_other() -> None:
     other = arrays._replace(heads=arrays.heads._replace(k_norm=None))
     with pytest.raises(ValueError, match="expected both of q_norm and k_norm or neither"):
         paged_attention(*other, spec=CASES["norm_and_rope"].spec, mesh=MESH)
+
+
+def test_rejects_sinks_of_other_heads() -> None:
+    arrays = make_arrays(CASES["sinks"])
+    assert arrays.heads.sinks is not None
+    other = arrays._replace(heads=arrays.heads._replace(sinks=arrays.heads.sinks[:, :1]))
+    with pytest.raises(ValueError, match=r"expected a sink of each query head, \(2, 2\), got \(2, 1\)"):
+        paged_attention(*other, spec=CASES["sinks"].spec, mesh=MESH)

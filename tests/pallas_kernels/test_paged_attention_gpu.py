@@ -52,6 +52,17 @@ GPU_CASES = {
     "chunk_window_and_cap": Case(
         chunks=((0, 400), (333, 200)), head_dim=128, spec=AttentionSpec(scale=0.3, window=50, soft_cap=4.0)
     ),
+    "sinks_of_splits": Case(decodes=(5000, 3, 64, 65), kv_heads=2, group=8, has_sinks=True),
+    "sinks_as_gpt_oss": Case(
+        decodes=(200, 31),
+        chunks=((0, 300), (500, 128)),
+        kv_heads=8,
+        group=8,
+        has_rope=True,
+        has_sinks=True,
+        spec=AttentionSpec(scale=0.125, window=128),
+    ),
+    "sinks_of_an_odd_group": Case(decodes=(70,), chunks=((5, 200),), group=5, head_dim=128, has_sinks=True),
     "many_chunks": Case(chunks=tuple((16 * i, 40 + i) for i in range(40)), group=4, head_dim=128),
     "serving": Case(
         decodes=(1000, 17, 333),

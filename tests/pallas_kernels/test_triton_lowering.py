@@ -30,6 +30,8 @@ LOWERED_CASES = {
     "wide_heads": Case(chunks=((0, 50),), head_dim=256, has_norm=True, has_rope=True, spec=_WIDE),
     "wide_heads_decodes": Case(decodes=(50,), head_dim=256, has_norm=True, has_rope=True, spec=_WIDE),
     "small_heads_in_large_pages": Case(chunks=((0, 50), (3, 9)), head_dim=64, page_size=128, spec=_WIDE),
+    "sinks": Case(decodes=(50,), chunks=((0, 50),), group=4, head_dim=128, has_sinks=True),
+    "sinks_decodes": Case(decodes=(50,), group=4, head_dim=128, has_sinks=True),
     "odd_heads": Case(decodes=(50,), chunks=((0, 50),), head_dim=80, spec=_CAPPED),
     "odd_heads_decodes": Case(decodes=(50,), head_dim=80, spec=_CAPPED),
 }
