@@ -176,6 +176,7 @@ class ProgramSet:
             return jax.jit(
                 step,
                 donate_argnums=1,
+                keep_unused=True,  # what a step overwrites without reading it must stay where it is, too
                 out_shardings=_shardings(self.state),
                 compiler_options=compiler_options(self.platform, bucket, self._autotune_directory),
             ).lower(self.weights, self.state, buffer)

@@ -207,7 +207,9 @@ def _lower(size: int, shapes: Any, mode: LogprobsMode, everywhere: NamedSharding
     def sample_tokens(last_tokens: Any, tokens: Any, state: Any, logits: Any, rows: Any, constraints: Any) -> Any:
         return draw_tokens(last_tokens, tokens, state, logits, rows, constraints, logprobs_mode=mode)
 
-    program = jax.jit(sample_tokens, donate_argnums=(0, 1, 2), out_shardings=everywhere, compiler_options=options)
+    program = jax.jit(
+        sample_tokens, donate_argnums=(0, 1, 2), keep_unused=True, out_shardings=everywhere, compiler_options=options
+    )
     return program.lower(*shapes, Constraints.shapes(size, state.counts.shape[1], everywhere))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import jax
 import pytest
 
 from tests.integration.helpers import start_tiny
@@ -23,3 +24,14 @@ def test_the_cache_is_not_copied(name):
     for text in texts:
         assert f"f32[{shape}]" in text
         assert re.findall(rf"= f32\[(?:{shape}|{rows})\]\S* (copy|transpose)\(", text) == []
+
+
+def test_what_stays_on_the_device_stays_where_it_is():
+    """Also what a step overwrites unread: a CUDA graph that finds an array elsewhere is recorded anew."""
+    with start_tiny("llama_gqa") as llm:
+        runner = llm._built.runner
+        steps = [runner._programs[bucket.name].as_text() for bucket in runner._buckets]
+        num_arrays = len(jax.tree.leaves(runner._state))
+    for text in steps:
+        (aliases,) = re.findall(r"input_output_alias=\{(.*)\}, entry_computation_layout", text)
+        assert len(re.findall(r"\(\d+, \{\}, (?:may|must)-alias\)", aliases)) == num_arrays
