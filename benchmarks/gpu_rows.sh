@@ -21,9 +21,9 @@ run = json.load(open('$result'))
 print(f'$1: {run[\"elapsed_time\"]:.2f} s, {$2 * $4 / run[\"elapsed_time\"]:,.0f} output tokens/s')"
 }
 
-latency() { # name, batch, input, output
+latency() { # name, batch, input, output, and the longest sequence if it is longer
     [[ $1 =~ ${JAXLLM_GPU_ROWS:-.} ]] || return 0
-    python3 -m jaxllm bench latency "${engine[@]}" --batch-size "$2" --input-len "$3" --output-len "$4" \
+    python3 -m jaxllm bench latency "${engine[@]}" --max-model-len "${5:-8192}" --batch-size "$2" --input-len "$3" --output-len "$4" \
         --temperature 0 --num-iters-warmup 3 --num-iters 10 --output-json "$result" >"$result.log" 2>&1 ||
         { tail -n 20 "$result.log"; return 1; }
     grep -v "^INFO\|^WARNING\|%|" "$result.log" | tail -n 12 | sed "s/^/$1: /"
@@ -36,3 +36,4 @@ throughput "64 x (1024, 256), temperature 0.8" 64 1024 256 0.8
 throughput "1000 x (1024, 128)" 1000 1024 128 0
 throughput "512 x (512, 512)" 512 512 512 0
 throughput "512 x (128, 1024)" 512 128 1024 0
+latency "long contexts, 4 x (32768, 128)" 4 32768 128 33024

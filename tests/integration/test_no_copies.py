@@ -30,7 +30,8 @@ def test_what_stays_on_the_device_stays_where_it_is():
     """Also what a step overwrites unread: a CUDA graph that finds an array elsewhere is recorded anew."""
     with start_tiny("llama_gqa") as llm:
         runner = llm._built.runner
-        steps = [runner._programs[bucket.name].as_text() for bucket in runner._buckets]
+        programs: Any = runner._programs
+        steps = [programs[bucket.name].as_text() for bucket in runner._buckets]
         num_arrays = len(jax.tree.leaves(runner._state))
     for text in steps:
         (aliases,) = re.findall(r"input_output_alias=\{(.*)\}, entry_computation_layout", text)
