@@ -15,12 +15,8 @@ from jaxllm.pallas_kernels.paged_attention.cache_types import largest_value
 from jaxllm.pallas_kernels.paged_attention.heads import HeadInputs
 from jaxllm.pallas_kernels.paged_attention.schedule import DecodeGrid, decode_items
 from jaxllm.pallas_kernels.paged_attention.tiles import TILE_TOKENS
-from jaxllm.pallas_kernels.paged_attention.triton_kernels import (
-    chunk_kernel,
-    decode_kernel,
-    decode_step_kernel,
-    prepare_kernel,
-)
+from jaxllm.pallas_kernels.paged_attention.triton_chunk_kernels import chunk_kernel, prepare_kernel
+from jaxllm.pallas_kernels.paged_attention.triton_decode_kernels import decode_kernel, decode_step_kernel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,12 @@ def record_shared_memory(monkeypatch: pytest.MonkeyPatch, capability: int) -> di
     from jax_triton import triton_lib
     from triton.backends.nvidia.compiler import CUDABackend
 
-    from jaxllm.pallas_kernels.paged_attention import hopper, hopper_kernels, triton_kernels
+    from jaxllm.pallas_kernels.paged_attention import (
+        hopper,
+        hopper_kernels,
+        triton_chunk_kernels,
+        triton_decode_kernels,
+    )
 
     shared: dict[str, int] = {}
     make_ptx = CUDABackend.make_ptx
@@ -60,9 +65,9 @@ def record_shared_memory(monkeypatch: pytest.MonkeyPatch, capability: int) -> di
     monkeypatch.setattr(CUDABackend, "make_ptx", record)
     monkeypatch.setattr(triton_lib.triton_kernel_call_lib, "get_compute_capability", lambda device: capability)
     monkeypatch.setattr(hopper, "num_cores", lambda: 132)
-    for kernel in ONE_KERNEL | THREE_KERNELS | ON_HOPPER:
-        module = hopper_kernels if kernel == "chunk_hopper_kernel" else triton_kernels
-        getattr(module, kernel).__dict__.pop("_jT_kernel_cache", None)
+    for module in (hopper_kernels, triton_chunk_kernels, triton_decode_kernels):
+        for kernel in vars(module).keys() & (ONE_KERNEL | THREE_KERNELS | ON_HOPPER):
+            vars(module)[kernel].__dict__.pop("_jT_kernel_cache", None)
     return shared
 
 
