@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Whole runs on one NVIDIA GPU with random weights, as vLLM's were measured: benchmarks/gpu_rows.sh [CONFIG]
 #
-# Random prompts, no end of sequence, no prefix cache, at most 8,192 tokens a sequence. The programs are compiled first,
+# Random prompts, no end of sequence, no prefix cache, at most 8,192 tokens a sequence but in the last row. The programs are compiled first,
 # so that no run compiles. As gpu.sh, it takes packages from JAXLLM_GPU_SITE. JAXLLM_GPU_ROWS chooses rows: a regular expression for their names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
