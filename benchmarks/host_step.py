@@ -57,12 +57,16 @@ class NullRunner:
     max_model_len = 8192
     max_num_batched_tokens = 8192
     vocab_size = 1000
+    num_host_pages = 0
 
     def __init__(self, max_num_seqs: int) -> None:
         self.max_num_seqs = max_num_seqs
 
     def dispatch(self, step: ScheduledStep) -> NullHandle:
         return NullHandle(step)
+
+    def reserve_host_pages(self) -> None:
+        pass
 
     def shutdown(self) -> None:
         pass

@@ -31,6 +31,7 @@ from jaxllm.runner.executables import ExecutableStore
 from jaxllm.runner.memory import (
     CacheSize,
     MemoryPlan,
+    count_host_pages,
     kv_bytes_per_token,
     most_cache_bytes,
     size_cache,
@@ -193,6 +194,18 @@ class Blueprint:
         for line in plan.lines(cache.num_pages * self.page_bytes // self.mesh.size, note):
             logger.info("%s", line)
         return self._programs(cache)
+
+    def count_host_pages(self, num_pages: int) -> int:
+        """Pages that preempted requests may keep in the host's memory, beside a cache of `num_pages`."""
+        count = count_host_pages(
+            self.config.swap_space, num_devices=self.mesh.size, num_pages=num_pages, page_bytes=self.page_bytes
+        )
+        logger.info(
+            "Preempted requests keep up to %s tokens in %.2f GiB of the host's memory, taken when the cache fills up",
+            f"{count * self.config.page_size:,}",
+            count * self.page_bytes / 2**30,
+        )
+        return count
 
     def store(self, programs: ProgramSet) -> ExecutableStore:
         """Where these programs are kept."""

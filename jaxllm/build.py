@@ -86,7 +86,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
         loaded = time.perf_counter()
         programs = blueprint.programs(measuring.result())
 
-    runner = ModelRunner(programs, weights)
+    runner = ModelRunner(programs, weights, num_host_pages=blueprint.count_host_pages(programs.config.num_pages))
     store = blueprint.store(programs)
     with _bar(config, "Compiling programs", len(programs.names), "program") as advance:
         num_later = runner.compile(store, lambda name: advance(1), in_background=blueprint.compiles_in_background)

@@ -79,6 +79,9 @@ class EngineConfig:
     """Bytes of the KV cache, also as "2GiB", "500MB" or "2G"; overrides `device_memory_utilization`."""
     device_memory_utilization: float = 0.92
     """Share of the device's memory that this engine may use, weights included."""
+    swap_space: float | None = None
+    """GiB of the host's memory per device for keys and values of preempted requests; what finds no place there is
+    computed again. None is a quarter of the KV cache, or of the host's memory if that is less; 0 is none."""
     seed: int = 0
     """Seeds the draws of requests that bring no seed, and dummy weights."""
     tensor_parallel_size: int = 1
@@ -190,10 +193,12 @@ class EngineConfig:
             raise ValidationError(
                 "device_memory_utilization must be above 0 and at most 1, got 0", parameter="device_memory_utilization"
             )
+        swap_space = None if self.swap_space is None else check_float("swap_space", self.swap_space, low=0.0)
         counts = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes")
         return {name: _check_optional_count(name, getattr(self, name)) for name in counts} | {
             "page_size": page_size,
             "device_memory_utilization": utilization,
+            "swap_space": swap_space,
             "max_model_len": _check_max_model_len(self.max_model_len),
             "tensor_parallel_size": check_int("tensor_parallel_size", self.tensor_parallel_size, low=1),
             "stream_interval": check_int("stream_interval", self.stream_interval, low=1),

@@ -13,7 +13,7 @@ from jaxllm.legacy import warn_deprecated
 
 ALIASES = {"gpu_memory_utilization": "device_memory_utilization", "block_size": "page_size"}
 
-LEGACY_NAMES = ("swap_space", "max_seq_len_to_capture", "disable_async_output_proc", "disable_log_requests")
+LEGACY_NAMES = ("max_seq_len_to_capture", "disable_async_output_proc", "disable_log_requests")
 """Changed nothing in vLLM's results either; any value passes with a warning."""
 
 HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {

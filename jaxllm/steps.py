@@ -106,6 +106,10 @@ class ScheduledStep:
     """Slots that are (re)taken by this step's requests."""
     num_beam_places: int = 0
     """Beams that the step's searches may choose: the sum of their widths, <= max_num_seqs."""
+    page_saves: tuple[tuple[int, int], ...] = ()
+    """(page, host page) to copy before all else; no host page comes twice."""
+    page_loads: tuple[tuple[int, int], ...] = ()
+    """(host page, page) to copy after that, before the step; no page comes twice."""
     page_copies: tuple[tuple[int, int], ...] = ()
     """(source, destination) pages to copy before the step; at most one a row, and no destination is a source."""
 
@@ -184,6 +188,15 @@ class Runner(Protocol):
     max_num_seqs: int
     max_num_batched_tokens: int
     vocab_size: int
+
+    @property
+    def num_host_pages(self) -> int:
+        """Host pages, from 0 on, that a step may save pages to. There come more as memory is found for them."""
+        ...
+
+    def reserve_host_pages(self) -> None:
+        """Starts to find memory for all host pages, where that takes time; a second call does nothing."""
+        ...
 
     def dispatch(self, step: ScheduledStep) -> StepHandle:
         """Starts the step and returns at once; steps run in the order they were dispatched."""

@@ -112,6 +112,7 @@ class EngineCollector(Collector):
             "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", now.prefix_cache_queries),
             "prefix_cache_hits": ("Prompt tokens found there.", now.prefix_cache_hits),
             "num_preemptions": ("Sequences that lost their pages for a while.", now.num_preemptions),
+            "saved_tokens": ("Tokens of those that were kept in the host's memory.", now.num_saved_tokens),
             "compiles_after_ready": ("Programs that a step waited for since the engine was ready.", self._num_compiles),
         }
         for name, (documentation, value) in values.items():

@@ -62,7 +62,6 @@ def test_zero_is_not_false():
     [
         ("task", "generate"),
         ("task", "auto"),
-        ("swap_space", 4),
         ("max_seq_len_to_capture", 8192),
         ("disable_async_output_proc", True),
         ("disable_log_requests", True),

@@ -1,5 +1,7 @@
 """The whole engine on a GPU: float32 models give the tokens of transformers."""
 
+import time
+
 import pytest
 
 from jaxllm.llm import JaxLLM
@@ -34,3 +36,34 @@ def test_float32_gives_the_reference_tokens(name: str, tmp_path) -> None:
         drawn = output.outputs[0]
         logprobs = [position[token].logprob for position, token in zip(drawn.logprobs, drawn.token_ids, strict=True)]
         assert logprobs == pytest.approx(case.output_logprobs, abs=2e-4)
+
+
+def test_preempted_requests_come_back_from_host_memory(tmp_path) -> None:
+    """The cache holds one sequence of the greatest length, so most of them wait in the host's memory for a while."""
+    reference = load_reference("llama_gqa")
+    page_bytes = 2 * 3 * 2 * 12 * 16 * 4  # keys and values, layers, heads, head_dim, tokens, float32
+    params = SamplingParams(temperature=0.0, max_tokens=len(reference.outputs[0]), ignore_eos=True, detokenize=False)
+    with JaxLLM(
+        reference.directory,
+        skip_tokenizer_init=True,
+        dtype="float32",
+        device="gpu",
+        max_model_len=96,
+        max_num_seqs=8,
+        max_num_batched_tokens=64,
+        kv_cache_memory_bytes=7 * page_bytes,
+        swap_space=30 * page_bytes / 2**30,
+        enable_prefix_caching=False,
+        compilation_cache_dir=str(tmp_path),
+        use_tqdm_on_load=False,
+    ) as llm:
+        runner = llm._built.runner
+        runner.reserve_host_pages()
+        end = time.monotonic() + 10
+        while runner.num_host_pages < 30 and time.monotonic() < end:
+            time.sleep(0.01)
+        outputs = llm.generate(reference.prompts, params, use_tqdm=False)
+        metrics = llm.get_metrics()
+    assert [output.outputs[0].token_ids for output in outputs] == reference.outputs
+    assert metrics.num_preemptions > 0
+    assert metrics.num_saved_tokens > 0

@@ -100,6 +100,9 @@ class EngineOptions(SizeOptions, ModelOptions):
     ] = None
     use_tqdm_on_load: Annotated[bool | None, Option(help="Show progress while loading and compiling.")] = None
     kv_cache_memory_bytes: Annotated[str | None, Option(help="Size of the KV cache, such as 2GiB.")] = None
+    swap_space: Annotated[
+        float | None, Option(help="GiB of host memory per device for the KV entries of preempted requests.")
+    ] = None
     enable_prefix_caching: Annotated[bool | None, Option(help="Share the pages of equal prefixes.")] = None
     enable_chunked_prefill: Annotated[bool | None, Option(help="Always on.")] = None
     enforce_eager: Annotated[bool | None, Option(help="Refused: steps are compiled programs.")] = None

@@ -16,6 +16,7 @@ from jaxllm.engine.page_tables import PageTables
 from jaxllm.engine.plan import PlannedStep
 from jaxllm.engine.request import EngineRequest, FinishReason, Request
 from jaxllm.engine.scheduler import Scheduler
+from jaxllm.engine.swap_space import SwapSpace
 from jaxllm.errors import EngineDeadError, ValidationError
 from jaxllm.steps import BeamSettings, Runner, StepHandle
 
@@ -23,6 +24,9 @@ POLICIES = ("fcfs", "priority")
 
 _MAX_IN_FLIGHT = 2
 """The device computes one step while the next one waits for it."""
+
+_NEARLY_FULL = 0.75
+"""Share of the pages in use from which on memory is sought for what preempted requests have computed."""
 
 
 class Engine:
@@ -43,8 +47,10 @@ class Engine:
         self._page_tables = PageTables(
             num_pages=runner.num_pages, page_size=runner.page_size, enable_prefix_caching=enable_prefix_caching
         )
+        self._swap_space = SwapSpace(runner.page_size)
         self._scheduler = Scheduler(
             page_tables=self._page_tables,
+            swap_space=self._swap_space,
             max_num_seqs=runner.max_num_seqs,
             max_num_batched_tokens=runner.max_num_batched_tokens,
             max_chunk_size=chunk_size or runner.max_num_batched_tokens,
@@ -125,8 +131,12 @@ class Engine:
         self._scheduler.preempt_all()
 
     def reset_prefix_cache(self) -> bool:
-        """Forgets all cached pages; False, and nothing done, while running requests hold pages."""
-        return self._page_tables.reset_prefix_cache()
+        """Forgets all cached pages, and those saved of preempted requests; False, and nothing done, while running
+        requests hold pages."""
+        if not self._page_tables.reset_prefix_cache():
+            return False
+        self._swap_space.clear()
+        return True
 
     def metrics(self) -> EngineMetrics:
         """A snapshot of counters and gauges."""
@@ -135,10 +145,11 @@ class Engine:
         return EngineMetrics(
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
-            kv_cache_usage=pool.num_used / (pool.num_pages - 1),
+            kv_cache_usage=pool.usage,
             num_steps=counters.num_steps,
             num_scheduled_tokens=counters.num_scheduled_tokens,
             num_preemptions=counters.num_preemptions,
+            num_saved_tokens=counters.num_saved_tokens,
             num_prompt_tokens=counters.num_prompt_tokens,
             num_generation_tokens=counters.num_generation_tokens,
             prefix_cache_queries=counters.prefix_cache_queries,
@@ -162,11 +173,14 @@ class Engine:
     def _dispatch(self) -> bool:
         with self._dies_on(BaseException):
             started = perf_counter()
+            self._swap_space.grow(self._runner.num_host_pages)
             planned = self._scheduler.schedule()
             scheduled = perf_counter()
             self._counters.schedule_seconds += scheduled - started
             if planned is None:
                 return False
+            if self._page_tables.pool.usage > _NEARLY_FULL:
+                self._runner.reserve_host_pages()
             self._in_flight.append((planned, self._runner.dispatch(planned.step)))
             self._counters.dispatch_seconds += perf_counter() - scheduled
             return True

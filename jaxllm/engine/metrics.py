@@ -16,6 +16,7 @@ class EngineCounters:
     num_steps: int = 0
     num_scheduled_tokens: int = 0
     num_preemptions: int = 0
+    num_saved_tokens: int = 0
     num_prompt_tokens: int = 0
     num_generation_tokens: int = 0
     prefix_cache_queries: int = 0
@@ -44,6 +45,8 @@ class EngineMetrics:
     num_scheduled_tokens: int
     """Tokens computed in all steps, recomputed ones included."""
     num_preemptions: int
+    num_saved_tokens: int
+    """Tokens whose keys and values went to the host's memory when their requests were preempted."""
     num_prompt_tokens: int
     """Prompt tokens of all requests that were admitted, each counted once, cached ones included."""
     num_generation_tokens: int

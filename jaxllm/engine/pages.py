@@ -33,6 +33,11 @@ class PagePool:
         return self.num_pages - 1 - len(self._free)
 
     @property
+    def usage(self) -> float:
+        """Share of the pages with at least one reference."""
+        return self.num_used / (self.num_pages - 1)
+
+    @property
     def free_page_ids(self) -> tuple[int, ...]:
         """The free list, next page to be given out first."""
         return tuple(self._free)

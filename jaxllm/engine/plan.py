@@ -19,22 +19,29 @@ class Plan:
     starts: list[SlotStart] = field(default_factory=list)
     num_beam_places: int = 0
     """Beams that the step's searches may choose."""
+    page_loads: list[tuple[int, int]] = field(default_factory=list)
+    """(host page, page) of requests that come back."""
     page_copies: list[tuple[int, int]] = field(default_factory=list)
     """(source, destination) of pages that beams stop sharing."""
     page_hashes: set[bytes] = field(default_factory=set)
     """Full pages that the chunks of this step complete."""
 
-    def finish(self, step_id: int, num_tokens: int) -> PlannedStep | None:
-        """The whole step; None when it has no rows."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return not (self.decodes or self.chunks)
+
+    def finish(self, step_id: int, num_tokens: int, page_saves: tuple[tuple[int, int], ...]) -> PlannedStep:
+        """The whole step, which must have rows."""
         entries = self.decodes + self.chunks
-        if not entries:
-            return None
         scheduled, requests = zip(*entries, strict=True)
         step = ScheduledStep(
             step_id=step_id,
             requests=scheduled,
             starts=tuple(self.starts),
             num_beam_places=self.num_beam_places,
+            page_saves=page_saves,
+            page_loads=tuple(self.page_loads),
             page_copies=tuple(self.page_copies),
         )
         return PlannedStep(step=step, requests=requests, num_tokens=num_tokens)

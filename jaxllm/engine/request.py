@@ -84,6 +84,7 @@ class Request:
         "eos_token_ids",
         "extra_slots",
         "finish_reason",
+        "host_page_ids",
         "max_total_tokens",
         "min_total_tokens",
         "num_cached_tokens",
@@ -93,6 +94,7 @@ class Request:
         "num_prompt_tokens",
         "num_recent_tokens",
         "num_registered_pages",
+        "num_saved_tokens",
         "num_tokens",
         "num_unread",
         "order",
@@ -148,6 +150,8 @@ class Request:
         self.cache_root = root_hash(source.cache_salt)
         self.page_hashes: list[bytes] = []
         self.num_registered_pages = 0
+        self.host_page_ids: list[int] = []  # hold the first num_saved_tokens tokens of a preempted request
+        self.num_saved_tokens = 0
         self._page_buffer = np.zeros(0, np.int32)
         self.page_ids = self._page_buffer
 

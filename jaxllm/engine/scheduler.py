@@ -13,6 +13,7 @@ from jaxllm.engine.page_tables import PageTables
 from jaxllm.engine.plan import Plan, PlannedStep
 from jaxllm.engine.request import FinishReason, Request, RequestStatus
 from jaxllm.engine.slots import SlotPool
+from jaxllm.engine.swap_space import SwapSpace
 from jaxllm.engine.waiting_queue import WaitingQueue
 from jaxllm.steps import BeamSelection, ScheduledRequest, StepResult, TokenLogprobs
 
@@ -34,6 +35,7 @@ class Scheduler:
         self,
         *,
         page_tables: PageTables,
+        swap_space: SwapSpace,
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_chunk_size: int,
@@ -42,6 +44,7 @@ class Scheduler:
         self.running: list[Request] = []
         self.waiting = WaitingQueue()
         self.page_tables = page_tables
+        self.swap_space = swap_space
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_chunk_size = max_chunk_size
         self._counters = counters
@@ -99,10 +102,11 @@ class Scheduler:
             self._release(request)
         else:
             self.waiting.discard(request)
+            self.swap_space.drop(request)
         self._counters.finished[reason] += 1
 
     def preempt_all(self) -> None:
-        """Takes everything from all running requests."""
+        """Takes everything from all running requests, and keeps nothing of what they have computed."""
         while self.running:
             self._preempt(self.running.pop())
 
@@ -169,6 +173,7 @@ class Scheduler:
             if not self.page_tables.take(request, cached_page_ids, num_spare_pages=self._num_spare_pages(request)):
                 break
             self.waiting.pop()
+            plan.page_loads += self.swap_space.load(request)
             self._start(plan, request)
             self._schedule(plan, request, self._chunk_size(plan, request))
         for request in passed_over:
@@ -227,9 +232,10 @@ class Scheduler:
             plan.page_hashes.update(self.page_tables.hashes(request, num_full)[start // page_size : num_full])
 
     def _finish_plan(self, plan: Plan) -> PlannedStep | None:
-        planned = plan.finish(self._counters.num_steps, self._max_num_batched_tokens - plan.budget)
-        if planned is None:
+        if plan.is_empty:
             return None
+        num_tokens = self._max_num_batched_tokens - plan.budget
+        planned = plan.finish(self._counters.num_steps, num_tokens, self.swap_space.take_saves())
         # Only now, because within one step a request can't read what another one writes.
         for scheduled, request in zip(planned.step.requests, planned.requests, strict=True):
             if scheduled.token_ids is not None:
@@ -249,11 +255,14 @@ class Scheduler:
     def _preempt_last(self, request: Request) -> bool:
         """Preempts the last running request; False when that is `request` itself."""
         victim = self.running.pop()
+        if victim.search is None:
+            self.swap_space.save(victim)
+            self._counters.num_saved_tokens += victim.num_saved_tokens
         self._preempt(victim)
         return victim is not request
 
     def _preempt(self, request: Request) -> None:
-        """Takes everything from a request; it will compute its prompt and outputs again.
+        """Takes everything from a request; what the swap space does not hold of it will be computed again.
 
         A token still in flight is not lost: `update` appends it as if nothing had happened, and the request is not
         admitted before.

@@ -32,7 +32,7 @@ class DeviceMemory:
         """Of the device with the least room."""
         platform = devices[0].platform
         if platform == "cpu":
-            available = _host_memory() // len(devices)
+            available = host_memory() // len(devices)
             return cls(total=available, limit=available, in_use=0)
         share = float(_given_share() or 1.0) if platform == "gpu" else 1.0
         found = []
@@ -56,7 +56,7 @@ def _given_share() -> str | None:
     return os.environ.get(_SHARE) or os.environ.get(_OLD_SHARE) or None
 
 
-def _host_memory() -> int:
+def host_memory() -> int:
     """Bytes that programs on this host can still take: what is free, and what files only borrow."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -11,7 +11,7 @@ from jaxllm.config import EngineConfig
 from jaxllm.errors import ValidationError
 from jaxllm.models.attention import HeadLayout
 from jaxllm.models.config import ModelConfig
-from jaxllm.runner.device_memory import DeviceMemory
+from jaxllm.runner.device_memory import DeviceMemory, host_memory
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,13 @@ def most_cache_bytes(
         return None
     sequence = (wanted_model_len(config, model_len) + 2 * config.page_size) * cache_bytes_per_token
     return max(_CPU_CACHE_BYTES, sequence) // len(devices)
+
+
+def count_host_pages(swap_space: float | None, *, num_devices: int, num_pages: int, page_bytes: int) -> int:
+    """Pages of `page_bytes` that preempted requests may keep in the host's memory; `swap_space` is in GiB a device."""
+    if swap_space is not None:
+        return int(swap_space * num_devices * 2**30) // page_bytes
+    return min(num_pages // 4, host_memory() // 4 // page_bytes)
 
 
 def kv_bytes_per_token(model: ModelConfig, layout: HeadLayout, itemsize: int) -> int:

@@ -25,6 +25,7 @@ from jaxllm.runner.fixed_memory import buffer_shape, lower_fetches, lower_loads
 from jaxllm.runner.layout import Bucket, Layout
 from jaxllm.runner.packed_scores import PackedScores
 from jaxllm.runner.page_copier import lower_copies
+from jaxllm.runner.page_swap import lower_swaps
 from jaxllm.runner.prompt_scorer import PROMPT_SCORES, lower_prompt_scores
 from jaxllm.runner.sampler import LogprobsMode
 from jaxllm.runner.sampling_rows import rows_shape
@@ -153,6 +154,7 @@ class ProgramSet:
                 options=options,
             ),
             **lower_copies(sizes, self.state.caches, self.mesh, options),
+            **lower_swaps(self.state.caches, self.mesh, options),
             **lower_beams(
                 sizes,
                 self.state.logits,

@@ -17,6 +17,7 @@ from jaxllm.runner.executables import Compiled, ExecutableStore
 from jaxllm.runner.fixed_memory import Fetcher, FixedBuffers, open_holes
 from jaxllm.runner.layout import Bucket
 from jaxllm.runner.page_copier import PageCopier
+from jaxllm.runner.page_swap import make_page_swap
 from jaxllm.runner.programs import ProgramSet
 from jaxllm.runner.prompt_scorer import PromptScorer
 from jaxllm.runner.results import DispatchedStep
@@ -28,8 +29,11 @@ from jaxllm.steps import ScheduledStep
 class ModelRunner:
     """Runs steps. Construct it, call `compile`, then `dispatch`."""
 
-    def __init__(self, programs: ProgramSet, weights: Sequence[jax.Array]) -> None:
-        """Takes the cache's memory. `weights` are as `programs.weights` say."""
+    def __init__(self, programs: ProgramSet, weights: Sequence[jax.Array], *, num_host_pages: int = 0) -> None:
+        """Takes the cache's memory. `weights` are as `programs.weights` say.
+
+        Up to `num_host_pages` pages of preempted requests are kept in the host's memory.
+        """
         config = self.config = programs.config
         self.num_pages = config.num_pages
         self.page_size = config.page_size
@@ -44,6 +48,7 @@ class ModelRunner:
         self._layouts = programs.layouts
         self._buffers = FixedBuffers(programs.buffer_sizes, self._everywhere)
         self._copier = PageCopier(programs.row_sizes, programs.mesh)
+        self._swap = make_page_swap(num_host_pages, programs.state.caches, programs.mesh)
         self._beams = BeamSelector(programs.row_sizes, vocab_size=programs.vocab_size, everywhere=self._everywhere)
         self._slots = SlotTable(config.max_num_seqs, programs.vocab_size, config.page_size)
         self._sampler = TokenSampler(programs.sampled_sizes, programs.sampled, self._everywhere)
@@ -78,6 +83,15 @@ class ModelRunner:
         return len(later)
 
     @property
+    def num_host_pages(self) -> int:
+        """Pages of the host's memory that are there by now."""
+        return self._swap.num_pages
+
+    def reserve_host_pages(self) -> None:
+        """Starts to find memory for all host pages, where that takes time; a second call does nothing."""
+        self._swap.reserve()
+
+    @property
     def num_programs_to_compile(self) -> int:
         """Programs that still compile in the background."""
         return 0 if self._background is None else self._background.num_left
@@ -92,8 +106,7 @@ class ModelRunner:
             self._slots.start(start)
             if has_penalties(start.sampling_params):
                 self._sampler.begin(start)
-        if step.page_copies:
-            self._state = self._state._replace(caches=self._copier.copy(step.page_copies, self._state.caches))
+        self._move_pages(step)
         requests = step.requests
         bucket = smallest(
             self._buckets,
@@ -119,12 +132,27 @@ class ModelRunner:
         """Frees weights, cache and programs. What is being compiled in the background is not waited for."""
         if self._background is not None:
             self._background.stop()
+        jax.block_until_ready(self._state)  # what still runs may use the memory that the helpers free
         for array in jax.tree.leaves((self._state, self._weights, self._fences)):
             array.delete()
-        for helper in (self._buffers, self._copier, self._beams, self._fetcher, self._sampler, self._scorer):
+        helpers = (self._buffers, self._copier, self._swap, self._beams, self._fetcher, self._sampler, self._scorer)
+        for helper in helpers:
             helper.delete()
         self._programs = {}
         self._weights = ()
+
+    def _move_pages(self, step: ScheduledStep) -> None:
+        """What must be elsewhere, or back, before the step."""
+        if not (step.page_saves or step.page_loads or step.page_copies):
+            return
+        caches = self._state.caches
+        if step.page_saves:
+            caches = self._swap.save(step.page_saves, caches)
+        if step.page_loads:
+            caches = self._swap.load(step.page_loads, caches)
+        if step.page_copies:
+            caches = self._copier.copy(step.page_copies, caches)
+        self._state = self._state._replace(caches=caches)
 
     def _run(self, bucket: Bucket, buffer: np.ndarray) -> None:
         # The state is donated: keep no reference to the old one.
@@ -151,7 +179,8 @@ class ModelRunner:
         last_tokens, tokens = self._sampler.start(self._programs, *self._sampled())
         self._state = self._state._replace(last_tokens=last_tokens, tokens=tokens)
         self._scorer.start(self._programs, self._weights, self._state.hidden, self._state.targets)
-        self._state = self._state._replace(caches=self._copier.start(self._programs, self._state.caches))
+        caches = self._copier.start(self._programs, self._state.caches)
+        self._state = self._state._replace(caches=self._swap.start(self._programs, caches))
         self._beams.start(self._programs, self._state.logits)
         self._fetcher.start(self._programs, self._results())
         jax.block_until_ready(self._state)

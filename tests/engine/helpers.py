@@ -158,12 +158,15 @@ class FakeRunner:
     max_num_seqs: int = 4
     max_num_batched_tokens: int = 32
     vocab_size: int = VOCAB_SIZE
+    num_host_pages: int = 0
     steps: list[ScheduledStep] = field(default_factory=list)
     results: dict[int, StepResult] = field(default_factory=dict)
     is_shut_down: bool = False
+    wants_host_pages: bool = False
 
     def __post_init__(self) -> None:
         self.entries = np.full((self.num_pages, self.page_size), NOTHING, np.int64)
+        self.saved = np.full((self.num_host_pages, self.page_size), NOTHING, np.int64)
         self.slots: dict[int, Slot] = {}
         self.pending: list[ScheduledStep] = []
 
@@ -172,6 +175,9 @@ class FakeRunner:
         self.steps.append(step)
         self.pending.append(step)
         return FakeHandle(self, step.step_id)
+
+    def reserve_host_pages(self) -> None:
+        self.wants_host_pages = True
 
     def shutdown(self) -> None:
         self.is_shut_down = True
@@ -202,6 +208,12 @@ class FakeRunner:
             history = [*start.prompt_token_ids.tolist(), *start.output_token_ids.tolist()]
             search = None if start.beam is None else FakeSearch(start)
             self.slots[start.slot] = Slot(start, history, search=search)
+        assert len({host_page for _, host_page in step.page_saves}) == len(step.page_saves)
+        assert len({page for _, page in step.page_loads}) == len(step.page_loads)
+        for page, host_page in step.page_saves:
+            self.saved[host_page] = self.entries[page]
+        for host_page, page in step.page_loads:
+            self.entries[page] = self.saved[host_page]
         for source, destination in step.page_copies:
             self.entries[destination] = self.entries[source]
         rows = self._find_rows(step)

@@ -112,6 +112,7 @@ def runners(draw: st.DrawFn) -> FakeRunner:
         max_model_len=MAX_MODEL_LEN,
         max_num_seqs=draw(st.integers(1, 8)),
         max_num_batched_tokens=draw(st.integers(1, 24)),
+        num_host_pages=draw(st.sampled_from([0, 0, 3, 100])),
     )
 
 
@@ -150,6 +151,8 @@ def check_books(engine: Engine) -> None:
     slots = [slot for one in scheduler.running for slot in (one.slot, *one.extra_slots) if slot is not None]
     assert sorted([*scheduler._slots.free, *slots]) == list(range(engine._runner.max_num_seqs))
     assert len(scheduler.running) + len(scheduler.waiting) == len(engine._requests)
+    saved = [page for request in engine._requests.values() for page in request.host_page_ids]
+    assert len(set(saved)) == len(saved) == engine._swap_space.num_used
 
 
 def check_outputs(request: EngineRequest, entry: Collected, *, was_ended: bool) -> None:
@@ -228,5 +231,6 @@ def test_random_lives_of_an_engine(
     assert sum(metrics.finished_by_reason.values()) == len(added)
     assert engine.step() == []
     event(f"preemptions: {min(metrics.num_preemptions, 3)}")
+    event(f"saved tokens: {metrics.num_saved_tokens > 0}")
     event(f"cache hits: {metrics.prefix_cache_hits > 0}")
     event(f"page copies: {min(sum(len(step.page_copies) for step in runner.steps), 3)}")

@@ -80,12 +80,16 @@ class ScriptedRunner:
     max_num_batched_tokens: int = 64
     vocab_size: int = VOCAB_SIZE
     num_programs_to_compile: int = 0
+    num_host_pages: int = 0
     starts: list[SlotStart] = field(default_factory=list)
     is_shut_down: bool = False
 
     def __post_init__(self) -> None:
         self._slots: dict[int, SlotStart] = {}
         self._searches: dict[int, FakeSearch] = {}
+
+    def reserve_host_pages(self) -> None:
+        pass
 
     def dispatch(self, step: ScheduledStep) -> FinishedStep:
         if self.on_dispatch is not None:

@@ -85,9 +85,9 @@ def greedy_outputs(llm: JaxLLM, reference: Reference) -> list[list[int]]:
 
 
 class _FewerPages:
-    """A runner of which the engine may use the first pages only."""
+    """A runner of which the engine may use the first pages only, and no or all host pages."""
 
-    def __init__(self, runner: Runner, num_pages: int) -> None:
+    def __init__(self, runner: Runner, num_pages: int, *, has_host_pages: bool) -> None:
         assert num_pages <= runner.num_pages, f"the runner has {runner.num_pages} pages, not {num_pages}"
         self.num_pages = num_pages
         self.page_size = runner.page_size
@@ -96,6 +96,14 @@ class _FewerPages:
         self.max_num_batched_tokens = runner.max_num_batched_tokens
         self.vocab_size = runner.vocab_size
         self._runner = runner
+        self._has_host_pages = has_host_pages
+
+    @property
+    def num_host_pages(self) -> int:
+        return self._runner.num_host_pages if self._has_host_pages else 0
+
+    def reserve_host_pages(self) -> None:
+        self._runner.reserve_host_pages()
 
     def dispatch(self, step: ScheduledStep) -> StepHandle:
         return self._runner.dispatch(step)
@@ -105,14 +113,21 @@ class _FewerPages:
 
 
 def replanned(
-    llm: JaxLLM, *, enable_prefix_caching: bool = True, chunk_size: int | None = None, num_pages: int | None = None
+    llm: JaxLLM,
+    *,
+    enable_prefix_caching: bool = True,
+    chunk_size: int | None = None,
+    num_pages: int | None = None,
+    has_host_pages: bool = True,
 ) -> JaxLLM:
     """The same weights and programs under an engine that plans its steps otherwise.
 
     Use one of the two at a time, and shut down only the first.
     """
     built = llm._built
-    runner = built.runner if num_pages is None else _FewerPages(built.runner, num_pages)
+    runner: Runner = built.runner
+    if num_pages is not None:
+        runner = _FewerPages(runner, num_pages, has_host_pages=has_host_pages)
     engine = Engine(runner, enable_prefix_caching=enable_prefix_caching, chunk_size=chunk_size)
     return JaxLLM.from_built(dataclasses.replace(built, engine=engine))
 

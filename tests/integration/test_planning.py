@@ -75,13 +75,20 @@ def test_chunks(started, chunk_size):
     assert greedy_outputs(replanned(llm, chunk_size=chunk_size), reference) == reference.outputs
 
 
+@pytest.mark.parametrize("has_host_pages", [True, False])
 @pytest.mark.parametrize("enable_prefix_caching", [True, False])
-def test_preemption(started, enable_prefix_caching):
+def test_preemption(started, enable_prefix_caching, has_host_pages):
     llm, reference = started
-    small = replanned(llm, num_pages=fewest_pages(llm), enable_prefix_caching=enable_prefix_caching)
+    small = replanned(
+        llm,
+        num_pages=fewest_pages(llm),
+        enable_prefix_caching=enable_prefix_caching,
+        has_host_pages=has_host_pages,
+    )
     assert greedy_outputs(small, reference) == reference.outputs
     metrics = small.get_metrics()
     assert metrics.num_preemptions > 0
+    assert (metrics.num_saved_tokens > 0) == has_host_pages
     assert metrics.kv_cache_usage == 0.0
 
 

@@ -47,6 +47,7 @@ def record_shared_memory(monkeypatch: pytest.MonkeyPatch, capability: int) -> di
     from jax_triton import triton_lib
     from triton.backends.nvidia.compiler import CUDABackend
 
+    from jaxllm.pallas_kernels.page_swap import triton_kernels as page_swap_kernels
     from jaxllm.pallas_kernels.paged_attention import (
         hopper,
         hopper_kernels,
@@ -65,8 +66,8 @@ def record_shared_memory(monkeypatch: pytest.MonkeyPatch, capability: int) -> di
     monkeypatch.setattr(CUDABackend, "make_ptx", record)
     monkeypatch.setattr(triton_lib.triton_kernel_call_lib, "get_compute_capability", lambda device: capability)
     monkeypatch.setattr(hopper, "num_cores", lambda: 132)
-    for module in (hopper_kernels, triton_chunk_kernels, triton_decode_kernels):
-        for kernel in vars(module).keys() & (ONE_KERNEL | THREE_KERNELS | ON_HOPPER):
+    for module in (hopper_kernels, triton_chunk_kernels, triton_decode_kernels, page_swap_kernels):
+        for kernel in vars(module).keys() & (ONE_KERNEL | THREE_KERNELS | ON_HOPPER | {"move_kernel"}):
             vars(module)[kernel].__dict__.pop("_jT_kernel_cache", None)
     return shared
 
@@ -131,3 +132,19 @@ def test_add_and_norm_lowers(capability: int, dtype: str, monkeypatch: pytest.Mo
     step = jax.jit(partial(add_rms_norm, eps=1e-5, offset=1.0))
     text = step.trace(x, x, weight).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("@triton_kernel_call_ffi") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("to_host", [True, False])
+def test_moving_pages_lowers_in_place(
+    to_host: bool, capability: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = record_shared_memory(monkeypatch, capability)
+    from jaxllm.pallas_kernels.page_swap.triton import move_pages
+
+    pool, moves, place = jnp.zeros((9, 16, 2, 64), dtype), jnp.zeros((4, 3), jnp.int32), jnp.zeros((1,), jnp.int32)
+    move = jax.jit(partial(move_pages, to_host=to_host), donate_argnums=0)
+    text = move.trace(pool, moves, place).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("@triton_kernel_call_ffi") == text.count("#stablehlo.output_operand_alias") == 1
+    assert shared == {"move_kernel": 0}

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from jaxllm.config import EngineConfig
+from jaxllm.runner import memory
 from jaxllm.runner.device_memory import DeviceMemory
-from jaxllm.runner.memory import CacheSize, MemoryPlan, size_cache
+from jaxllm.runner.memory import CacheSize, MemoryPlan, count_host_pages, size_cache
 
 
 def size(free: int = 10_000, **config: Any) -> CacheSize:
@@ -44,6 +45,19 @@ def test_refuses_when_not_one_page_fits() -> None:
 
 def test_auto_is_the_longest_that_fits() -> None:
     assert size(free=700, max_model_len="auto").max_model_len == 96
+
+
+def test_preempted_requests_get_a_quarter_of_the_cache_in_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(swap_space: float | None = None, num_devices: int = 1) -> int:
+        return count_host_pages(swap_space, num_devices=num_devices, num_pages=1001, page_bytes=1 << 20)
+
+    monkeypatch.setattr(memory, "host_memory", lambda: 100 << 30)
+    assert count() == 250
+    monkeypatch.setattr(memory, "host_memory", lambda: 400 << 20)
+    assert count() == 100
+    assert count(0.0) == 0
+    assert count(0.5) == 512
+    assert count(4, num_devices=2) == 8192
 
 
 GIB = 1 << 30

@@ -54,6 +54,8 @@ def test_all_that_come_in_one_size_are_needed() -> None:
         "sample_32",
         "page_copies_8",
         "page_copies_32",
+        "page_saves",
+        "page_loads",
         "beams_8",
         "beams_32",
         "fetch_tokens",

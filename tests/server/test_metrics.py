@@ -22,6 +22,7 @@ COUNTERS = (
     "prefix_cache_queries",
     "prefix_cache_hits",
     "num_preemptions",
+    "saved_tokens",
     "request_success",
     "admission_rejections",
     "compiles_after_ready",
