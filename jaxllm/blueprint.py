@@ -70,7 +70,7 @@ class Blueprint:
         mesh = _mesh(config)
         platform = mesh.devices.flat[0].platform
         dtype = choose_dtype(config.dtype, files.model_config.dtype, platform)
-        cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype)
+        cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype, files.model_config.saved_cache_dtype)
         require_cache_dtype(cache_dtype, platform)
         graphdef, infos, treedef = describe(build_model(files.model_config, mesh))
         targets = [
@@ -108,6 +108,11 @@ class Blueprint:
     def devices(self) -> list[jax.Device]:
         """Those of the mesh."""
         return list(self.mesh.devices.flat)
+
+    @property
+    def has_scaled_cache(self) -> bool:
+        """Whether the cache's dtype is one that checkpoints bring scales for."""
+        return jnp.dtype(self.cache_dtype).itemsize == 1
 
     @property
     def compiles_in_background(self) -> bool:

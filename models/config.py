@@ -76,6 +76,8 @@ class ModelConfig:
     norm_affine: bool
     """Whether layer norms have weights (false in a few OPT checkpoints)."""
     eos_token_ids: tuple[int, ...]
+    saved_cache_dtype: str | None = None
+    """What the checkpoint wants its keys and values kept in, by the name that jax knows; None leaves it to others."""
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> ModelConfig:
@@ -90,8 +92,10 @@ class ModelConfig:
 
 
 def _read(cls: type[ModelConfig], architecture: str, hf: Mapping[str, Any]) -> ModelConfig:
-    if hf.get("quantization_config"):
-        method = hf["quantization_config"].get("quant_method", "unknown")
+    quantization = hf.get("quantization_config") or {}
+    has_cache_of_8_bits = _quantizes_the_cache_alone(quantization)
+    if quantization and not has_cache_of_8_bits:
+        method = quantization.get("quant_method", "unknown")
         raise UnsupportedModelError(f"quantised checkpoints are not supported yet (quant_method is {method!r})")
     num_heads = hf["num_attention_heads"]
     num_layers = hf["num_hidden_layers"]
@@ -130,7 +134,20 @@ def _read(cls: type[ModelConfig], architecture: str, hf: Mapping[str, Any]) -> M
         norm_before=bool(hf.get("do_layer_norm_before", True)),
         norm_affine=bool(hf.get("layer_norm_elementwise_affine", True)),
         eos_token_ids=_ids(hf.get("eos_token_id")),
+        saved_cache_dtype="float8_e4m3fn" if has_cache_of_8_bits else None,
     )
+
+
+def _quantizes_the_cache_alone(quantization: Mapping[str, Any]) -> bool:
+    """Whether weights and activations are as usual, and only keys and values are to be kept in 8 bits."""
+    match quantization.get("quant_method"):
+        case "compressed-tensors":
+            scheme = quantization.get("kv_cache_scheme") or {}
+            is_fp8 = scheme.get("num_bits") == 8 and scheme.get("type") == "float"
+            return is_fp8 and not quantization.get("config_groups")
+        case "modelopt":
+            return quantization.get("kv_cache_quant_algo") == "FP8" and not quantization.get("quant_algo")
+    return False
 
 
 def _activation(hf: Mapping[str, Any]) -> Activation:

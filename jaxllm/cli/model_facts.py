@@ -106,7 +106,7 @@ def read_model_facts(config: EngineConfig) -> ModelFacts:
     model = ModelConfig.from_hf({**read_hf_config(source), **overrides})
     platform = make_mesh("auto", 1).devices.flat[0].platform if config.device == "auto" else config.device
     dtype = choose_dtype(config.dtype, model.dtype, platform)
-    cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype)
+    cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype, model.saved_cache_dtype)
     num_devices = config.tensor_parallel_size
     layout = HeadLayout.of(model, num_devices)
     return ModelFacts(

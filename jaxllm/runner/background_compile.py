@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import sys
@@ -148,6 +149,7 @@ class BackgroundCompile:
             if not was_stopped:
                 seconds = time.perf_counter() - self._started_at
                 logger.info("Compiled %d programs in the background, in %.1f s.", self._num_ready, seconds)
+                gc.freeze()  # as `build_engine` does; tracing leaves as many objects as all that was imported
             self._ended.set()
 
 

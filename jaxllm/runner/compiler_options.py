@@ -13,7 +13,7 @@ _CUBLAS_TOKENS = 32
 
 # A whole program becomes one CUDA graph: the default list and WHILE. Without loops, those of the sampler would stay
 # outside with the conditions around them, and the host would wait for these.
-_COMMANDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+_COMMANDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,WHILE"
 
 
 def compiler_options(platform: str, bucket: Bucket, autotune_directory: Path | None = None) -> CompilerOptions | None:
@@ -29,6 +29,8 @@ def compiler_options(platform: str, bucket: Bucket, autotune_directory: Path | N
     options: CompilerOptions = {
         "xla_gpu_enable_command_buffer": _COMMANDS,
         "xla_gpu_enable_triton_gemm": bucket.num_tokens < _CUBLAS_TOKENS,
+        # It lets a product write its place in the kept logits, and computes it once more for the likeliest tokens.
+        "xla_gpu_enable_dynamic_slice_fusion": False,
     }
     if autotune_directory is not None:
         options["xla_gpu_per_fusion_autotune_cache_dir"] = str(autotune_directory)

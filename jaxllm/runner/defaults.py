@@ -40,9 +40,9 @@ def choose_dtype(wanted: str, saved: str, platform: str) -> str:
     return saved if saved in ("bfloat16", "float16") else "bfloat16"
 
 
-def choose_cache_dtype(wanted: str, dtype: str) -> str:
-    """The name by which jax knows the type of keys and values: `auto` is that of the activations."""
-    return dtype if wanted == "auto" else _CACHE_DTYPES.get(wanted, wanted)
+def choose_cache_dtype(wanted: str, dtype: str, saved: str | None) -> str:
+    """The name by which jax knows the type of keys and values; `auto` is what the checkpoint says, else `dtype`."""
+    return (saved or dtype) if wanted == "auto" else _CACHE_DTYPES.get(wanted, wanted)
 
 
 def _has_fast_bfloat16() -> bool:

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import mmap
 import threading
+import weakref
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ class PinnedMemory:
         self._blocks: list[mmap.mmap] = []
         self._addresses: list[int] = []
         self._growth: threading.Thread | None = None
-        self._is_closing = threading.Event()
+        self._is_closing = False
 
     @property
     def num_blocks(self) -> int:
@@ -46,29 +47,36 @@ class PinnedMemory:
     def grow(self) -> None:
         """Starts to take all blocks, in a thread; a second call does nothing."""
         if self._growth is None and self._most_blocks > 0:
-            self._growth = threading.Thread(target=self._take_all, name="pin-memory", daemon=True)
+            self._growth = threading.Thread(target=_take_all, args=(weakref.ref(self),), name="pin-memory", daemon=True)
             self._growth.start()
 
     def close(self) -> None:
         """Gives everything back; no program may use it any more."""
-        self._is_closing.set()
-        if self._growth is not None:
+        self._is_closing = True
+        if self._growth not in (None, threading.current_thread()):
             self._growth.join()
         for address in self._addresses:
             self._driver.cuMemHostUnregister(ctypes.c_void_p(address))
         self._addresses.clear()
         self._blocks.clear()
 
-    def _take_all(self) -> None:
+    def __del__(self) -> None:
+        self.close()
+
+    def take_block(self) -> bool:
+        """Takes one block, in the thread that grows; False when there is nothing more to take."""
+        if self._is_closing or len(self._addresses) == self._most_blocks:
+            return False
         try:
-            self._driver = _enter_context(self._device)
-            while len(self._addresses) < self._most_blocks and not self._is_closing.is_set():
-                self._take_block()
+            self._driver = self._driver or _enter_context(self._device)
+            self._pin_block()
         except OSError as error:
             taken = len(self._addresses) * self._block_bytes
             logger.warning("Host memory for preempted requests stays at %.2f GiB: %s", taken / 2**30, error)
+            return False
+        return True
 
-    def _take_block(self) -> None:
+    def _pin_block(self) -> None:
         block = mmap.mmap(-1, self._block_bytes)
         address = ctypes.addressof(ctypes.c_char.from_buffer(block))
         ctypes.memset(address, 0, self._block_bytes)  # touches all pages; other threads go on meanwhile
@@ -76,6 +84,12 @@ class PinnedMemory:
         _check(self._driver.cuMemHostRegister_v2(place, size, _PORTABLE_AND_MAPPED), "cuMemHostRegister")
         self._blocks.append(block)
         self._addresses.append(address)
+
+
+def _take_all(memory: weakref.ref[PinnedMemory]) -> None:
+    """Grows as long as someone has the memory; holds it itself for one block at a time."""
+    while (held := memory()) is not None and held.take_block():
+        del held
 
 
 def _enter_context(device: jax.Device) -> Any:

@@ -13,6 +13,8 @@ import jax
 from jaxllm.config import EngineConfig
 from jaxllm.errors import ValidationError
 from jaxllm.models.config import ModelConfig
+from jaxllm.models.gemma3 import NORM_OFFSET
+from jaxllm.models.loading.cache_scales import ScaledCheckpoint
 from jaxllm.models.loading.checkpoint import (
     Checkpoint,
     RenamedCheckpoint,
@@ -57,9 +59,18 @@ class ModelFiles:
         )
 
     def load(
-        self, load_format: str, targets: Sequence[WeightTarget], *, seed: int, progress: Callable[[int], None]
+        self,
+        load_format: str,
+        targets: Sequence[WeightTarget],
+        *,
+        has_scaled_cache: bool,
+        seed: int,
+        progress: Callable[[int], None],
     ) -> list[jax.Array]:
-        """The targets' arrays, from the files or, for "dummy", random."""
+        """The targets' arrays, from the files or, for "dummy", random.
+
+        With `has_scaled_cache` the checkpoint's scales for keys and values, if it has any, are worked into them.
+        """
         if load_format == "dummy":
             return dummy_weights(targets, seed=seed)
         if self.source.kind == "orbax":
@@ -70,6 +81,8 @@ class ModelFiles:
                 parameter="load_format",
             )
         checkpoint = _with_model_prefix(open_checkpoint(self.source, load_format=load_format))
+        norm_offset = NORM_OFFSET if self.model_config.architecture.startswith("Gemma") else 0.0
+        checkpoint = ScaledCheckpoint(checkpoint, is_applied=has_scaled_cache, norm_offset=norm_offset)
         ignored = ("lm_head.weight",) if self.model_config.tie_word_embeddings else ()
         return load_weights(checkpoint, targets, ignored=ignored, progress=progress)
 

@@ -155,13 +155,22 @@ def decode(
 
 
 def prepare(
-    qkv: Array, heads: HeadInputs, keys: Array, values: Array, inputs: Any, spec: Any, constants: dict[str, Any]
+    qkv: Array,
+    heads: HeadInputs,
+    keys: Array,
+    values: Array,
+    inputs: Any,
+    spec: Any,
+    constants: dict[str, Any],
+    entries: int = 8192,
+    num_warps: int = 4,
 ) -> tuple[Array, Array, Array]:
     """(query [tokens, kv_heads, group, head_dim], keys, values) with every token's entries in the cache."""
     tokens, kv_heads, members, head_dim = qkv.shape
     head_block = _power_of_two_above(members)
-    token_block = max(1, 8192 // (head_block * constants["DIM_BLOCK"]))
-    names = ("KV_HEADS", "GROUP", "HEAD_DIM", "DIM_BLOCK")
+    half_block = _power_of_two_above(head_dim // 2)
+    token_block = max(1, entries // (head_block * 2 * half_block))
+    names = ("KV_HEADS", "GROUP", "HEAD_DIM")
     (keys, values), (query,) = triton_update(
         prepare_kernel,
         keys,
@@ -172,10 +181,11 @@ def prepare(
         updated=(0, 1),
         out_type=(jax.ShapeDtypeStruct((tokens, kv_heads, members - 2, head_dim), qkv.dtype),),
         grid=(kv_heads, -(-tokens // token_block)),
-        num_warps=4,
+        num_warps=num_warps,
         num_stages=1,
         constants={
             **{name: constants[name] for name in names},
+            "HALF_BLOCK": half_block,
             **_head_constants(heads, spec),
             "CACHE_LIMIT": largest_value(keys.dtype, qkv.dtype),
             "TOKENS": tokens,

@@ -30,7 +30,7 @@ def prepare_kernel(
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    DIM_BLOCK: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,  # half of HEAD_DIM padded to a power of two
     TOKEN_BLOCK: tl.constexpr,
     HEAD_BLOCK: tl.constexpr,  # GROUP + 2 padded to a power of two
     EPS: tl.constexpr,
@@ -39,41 +39,47 @@ def prepare_kernel(
     HAS_ROPE: tl.constexpr,
     CACHE_LIMIT: tl.constexpr,
 ):
-    head = tl.program_id(0)
-    lines, dims = tl.arange(0, TOKEN_BLOCK * HEAD_BLOCK), tl.arange(0, DIM_BLOCK)
-    tokens, members = tl.program_id(1) * TOKEN_BLOCK + lines // HEAD_BLOCK, lines % HEAD_BLOCK
-    is_line = (tokens < TOKENS) & (members < GROUP + 2)
-    inside = is_line[:, None] & (dims < HEAD_DIM)[None, :]
+    # Vectors come as halves, which a rotation mixes: [tokens, members, entries].
     HALF: tl.constexpr = HEAD_DIM // 2
-    rows = qkv + (((tokens * KV_HEADS + head).to(tl.int64) * (GROUP + 2) + members) * HEAD_DIM)[:, None]
-    plain = tl.load(rows + dims[None, :], mask=inside, other=0.0)
-    vectors = plain
-    is_query = (members < GROUP)[:, None]
+    head = tl.program_id(0)
+    tokens = tl.program_id(1) * TOKEN_BLOCK + tl.arange(0, TOKEN_BLOCK)[:, None, None]
+    members = tl.arange(0, HEAD_BLOCK)[None, :, None]
+    entries = tl.arange(0, HALF_BLOCK)[None, None, :]
+    inside = (tokens < TOKENS) & (members < GROUP + 2) & (entries < HALF)
+    is_query, is_key, is_value = members < GROUP, members == GROUP, members == GROUP + 1
+    rows = qkv + ((tokens * KV_HEADS + head).to(tl.int64) * (GROUP + 2) + members) * HEAD_DIM + entries
+    first = tl.load(rows, mask=inside, other=0.0)
+    second = tl.load(rows + HALF, mask=inside, other=0.0)
+    slot = tl.load(slots + tokens, mask=tokens < TOKENS, other=0).to(tl.int64)
+    places = tl.broadcast_to((slot * KV_HEADS + head) * HEAD_DIM + entries, [TOKEN_BLOCK, HEAD_BLOCK, HALF_BLOCK])
+    tl.store(values + places, as_cached(first, values, CACHE_LIMIT), mask=inside & is_value)
+    tl.store(values + places + HALF, as_cached(second, values, CACHE_LIMIT), mask=inside & is_value)
     if HAS_NORM:
-        wide = vectors.to(tl.float32)
-        scale = tl.rsqrt(tl.sum(wide * wide, 1) / HEAD_DIM + EPS)[:, None]
-        q_weights = norm_factors(q_norm, dims, dims, HEAD_DIM, OFFSET)[None, :]
-        k_weights = norm_factors(k_norm, dims, dims, HEAD_DIM, OFFSET)[None, :]
-        vectors = (wide * scale * tl.where(is_query, q_weights, k_weights)).to(plain.dtype)
+        wide_first, wide_second = first.to(tl.float32), second.to(tl.float32)
+        scale = tl.rsqrt(tl.sum(wide_first * wide_first + wide_second * wide_second, 2) / HEAD_DIM + EPS)[:, :, None]
+        first_factors = _norm_factors(q_norm, k_norm, entries, is_query, HALF, OFFSET)
+        second_factors = _norm_factors(q_norm + HALF, k_norm + HALF, entries, is_query, HALF, OFFSET)
+        first = (wide_first * scale * first_factors).to(first.dtype)
+        second = (wide_second * scale * second_factors).to(second.dtype)
     if HAS_ROPE:
-        is_first = dims < HALF
-        others = tl.where(is_first, dims + HALF, dims - HALF)
-        pairs = tl.load(rows + others[None, :], mask=inside, other=0.0)
-        if HAS_NORM:
-            q_weights = norm_factors(q_norm, others, dims, HEAD_DIM, OFFSET)[None, :]
-            k_weights = norm_factors(k_norm, others, dims, HEAD_DIM, OFFSET)[None, :]
-            pairs = (pairs.to(tl.float32) * scale * tl.where(is_query, q_weights, k_weights)).to(plain.dtype)
-        angles = (tokens * HALF)[:, None] + tl.where(is_first, dims, dims - HALF)[None, :]
-        cosines = tl.load(cos + angles, mask=inside, other=0.0)
-        sines = tl.load(sin + angles, mask=inside, other=0.0)
-        sines = tl.where(is_first[None, :], -sines, sines)
-        vectors = (vectors.to(tl.float32) * cosines + pairs.to(tl.float32) * sines).to(plain.dtype)
-    places = ((tokens * KV_HEADS + head).to(tl.int64) * GROUP + members) * HEAD_DIM
-    tl.store(query + places[:, None] + dims[None, :], vectors, mask=inside & is_query)
-    slot = tl.load(slots + tokens, mask=is_line, other=0).to(tl.int64)
-    entries = ((slot * KV_HEADS + head) * HEAD_DIM)[:, None] + dims[None, :]
-    tl.store(keys + entries, as_cached(vectors, keys, CACHE_LIMIT), mask=inside & (members == GROUP)[:, None])
-    tl.store(values + entries, as_cached(plain, values, CACHE_LIMIT), mask=inside & (members == GROUP + 1)[:, None])
+        angles, is_angle = tokens * HALF + entries, (tokens < TOKENS) & (entries < HALF)
+        cosines = tl.load(cos + angles, mask=is_angle, other=0.0)
+        sines = tl.load(sin + angles, mask=is_angle, other=0.0)
+        wide_first, wide_second = first.to(tl.float32), second.to(tl.float32)
+        first = (wide_first * cosines - wide_second * sines).to(first.dtype)
+        second = (wide_second * cosines + wide_first * sines).to(second.dtype)
+    targets = query + ((tokens * KV_HEADS + head).to(tl.int64) * GROUP + members) * HEAD_DIM + entries
+    tl.store(targets, first, mask=inside & is_query)
+    tl.store(targets + HALF, second, mask=inside & is_query)
+    tl.store(keys + places, as_cached(first, keys, CACHE_LIMIT), mask=inside & is_key)
+    tl.store(keys + places + HALF, as_cached(second, keys, CACHE_LIMIT), mask=inside & is_key)
+
+
+@triton.jit
+def _norm_factors(q_norm, k_norm, entries, is_query, HALF: tl.constexpr, OFFSET: tl.constexpr):
+    q_weights = norm_factors(q_norm, entries, entries, HALF, OFFSET)
+    k_weights = norm_factors(k_norm, entries, entries, HALF, OFFSET)
+    return tl.where(is_query, q_weights, k_weights)
 
 
 @triton.jit

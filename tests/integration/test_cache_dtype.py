@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jaxllm.llm import JaxLLM
+from tests.integration import helpers
 from tests.integration.helpers import (
     GREEDY,
     drawn,
@@ -83,3 +90,47 @@ def test_a_cache_of_the_activations_own_type_changes_nothing() -> None:
 def test_two_devices_share_it(expected: list[list[int]]) -> None:
     with start_tiny(NAME, kv_cache_dtype="fp8_e4m3", tensor_parallel_size=2) as llm:
         assert greedy_outputs(llm, REFERENCE) == expected
+
+
+def write_scaled(directory: Path, **config: Any) -> Path:
+    """The reference model with keys and values too small for 8 bits, and the scales that say so."""
+    tensors = load_file(REFERENCE.directory / "model.safetensors")
+    for name in list(tensors):
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            tensors[name] = tensors[name] * np.float32(2**-20)
+        elif name.endswith(("q_proj.weight", "o_proj.weight")):
+            tensors[name] = tensors[name] * np.float32(2**20)
+        if name.endswith("q_proj.weight"):
+            attention = name.removesuffix(".q_proj.weight")
+            tensors |= {f"{attention}.{kind}_scale": np.array(0.9 * 2**-20, np.float32) for kind in "kv"}
+    shutil.copytree(REFERENCE.directory, directory)
+    save_file(tensors, directory / "model.safetensors")
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return directory
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["fp8", "auto"])
+def test_scales_of_the_checkpoint_are_applied(
+    kv_cache_dtype: str, expected: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As powers of two they make up for the small projections exactly."""
+    wants_fp8 = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {},
+        "kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+    }
+    config = {"quantization_config": wants_fp8} if kv_cache_dtype == "auto" else {}
+    directory = write_scaled(tmp_path / "model", **config)
+    scaled_reference = dataclasses.replace(REFERENCE, directory=directory)
+    monkeypatch.setattr(helpers, "load_reference", lambda name: scaled_reference)
+    with start_tiny(NAME, kv_cache_dtype=kv_cache_dtype, kv_cache_memory_bytes=CACHE_BYTES) as llm:
+        assert llm._built.runner._state.caches[0].keys.dtype == "float8_e4m3fn"
+        assert greedy_outputs(llm, REFERENCE) == expected
+
+
+def test_a_cache_of_full_width_needs_no_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled_reference = dataclasses.replace(REFERENCE, directory=write_scaled(tmp_path / "model"))
+    monkeypatch.setattr(helpers, "load_reference", lambda name: scaled_reference)
+    with start_tiny(NAME) as llm:
+        assert greedy_outputs(llm, REFERENCE) == REFERENCE.outputs

@@ -82,6 +82,12 @@ def test_a_forgotten_engine_is_freed_without_the_cycle_collector(nothing_left):
     assert on_device() == nothing_left
 
 
+def test_the_cycle_collector_leaves_out_what_was_there_at_the_start(nothing_left):
+    gc.unfreeze()
+    with start_tiny(NAME):
+        assert gc.get_freeze_count() > 10_000
+
+
 def test_async_engine_answers_like_the_reference_and_frees_the_device(nothing_left):
     reference = load_reference(NAME)
     llm = AsyncJaxLLM.from_engine_args(AsyncEngineArgs(reference.directory, **ARGUMENTS))

@@ -187,11 +187,31 @@ def test_new_gelu_is_the_one_with_tanh() -> None:
             {"quantization_config": {"quant_method": "gptq"}},
             "quantised checkpoints are not supported yet (quant_method is 'gptq')",
         ),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": {}}}},
+            "quantised checkpoints are not supported yet (quant_method is 'compressed-tensors')",
+        ),
+        (
+            {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}},
+            "quantised checkpoints are not supported yet (quant_method is 'modelopt')",
+        ),
     ],
 )
 def test_features_without_an_implementation_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
         make_config(**fields)
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+        {"quant_method": "modelopt", "quant_algo": None, "kv_cache_quant_algo": "FP8"},
+    ],
+)
+def test_a_checkpoint_may_want_a_cache_of_8_bits(quantization: dict[str, Any]) -> None:
+    assert make_config(quantization_config=quantization).saved_cache_dtype == "float8_e4m3fn"
+    assert make_config().saved_cache_dtype is None
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps"])

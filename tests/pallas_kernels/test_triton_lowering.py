@@ -147,4 +147,5 @@ def test_moving_pages_lowers_in_place(
     move = jax.jit(partial(move_pages, to_host=to_host), donate_argnums=0)
     text = move.trace(pool, moves, place).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("@triton_kernel_call_ffi") == text.count("#stablehlo.output_operand_alias") == 1
-    assert shared == {"move_kernel": 0}
+    assert set(shared) == {"move_kernel"}
+    assert shared["move_kernel"] <= SHARED_MEMORY[capability]

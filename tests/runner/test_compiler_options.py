@@ -23,3 +23,7 @@ def test_gpu_steps_become_one_graph_with_loops() -> None:
 def test_products_of_many_tokens_go_to_cublas() -> None:
     generated = [(compiler_options("gpu", bucket(n)) or {})["xla_gpu_enable_triton_gemm"] for n in (1, 16, 32, 8192)]
     assert generated == [True, True, False, False]
+
+
+def test_no_product_is_computed_twice_to_be_kept_and_used() -> None:
+    assert (compiler_options("gpu", bucket(64)) or {})["xla_gpu_enable_dynamic_slice_fusion"] is False
