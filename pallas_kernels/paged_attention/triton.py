@@ -46,10 +46,14 @@ class ChunkTuning:
 
 
 # Measured on an H100 with benchmarks/gpu_attention.py and other values, see benchmarks/RESULTS.md.
+_FEWEST_ROWS = DecodeTuning(programs=132, min_blocks=4, block_bytes=16384, num_warps=4, num_stages=4)
 _FEW_ROWS = DecodeTuning(programs=264, min_blocks=4, block_bytes=16384, num_warps=4, num_stages=4)
 _MANY_ROWS = DecodeTuning(programs=396, min_blocks=8, block_bytes=8192, num_warps=2, num_stages=4)
-_MANY = 256
-"""Rows times key-value heads from which on the rows alone keep a GPU busy."""
+_PREPARED_ENTRIES = 2048
+"""What a program of the kernel that prepares takes of the projections, padding included."""
+_FEW, _MANY = 64, 256
+"""Rows times key-value heads up to which every multiprocessor has one program, and all end together; and from which on
+the rows alone keep a GPU busy."""
 
 
 def paged_attention(
@@ -162,14 +166,12 @@ def prepare(
     inputs: Any,
     spec: Any,
     constants: dict[str, Any],
-    entries: int = 8192,
-    num_warps: int = 4,
 ) -> tuple[Array, Array, Array]:
     """(query [tokens, kv_heads, group, head_dim], keys, values) with every token's entries in the cache."""
     tokens, kv_heads, members, head_dim = qkv.shape
     head_block = _power_of_two_above(members)
     half_block = _power_of_two_above(head_dim // 2)
-    token_block = max(1, entries // (head_block * 2 * half_block))
+    token_block = max(1, _PREPARED_ENTRIES // (head_block * 2 * half_block))
     names = ("KV_HEADS", "GROUP", "HEAD_DIM")
     (keys, values), (query,) = triton_update(
         prepare_kernel,
@@ -181,7 +183,7 @@ def prepare(
         updated=(0, 1),
         out_type=(jax.ShapeDtypeStruct((tokens, kv_heads, members - 2, head_dim), qkv.dtype),),
         grid=(kv_heads, -(-tokens // token_block)),
-        num_warps=num_warps,
+        num_warps=4,
         num_stages=1,
         constants={
             **{name: constants[name] for name in names},
@@ -239,7 +241,7 @@ def chunks(
 
 
 def _decode_tuning(num_groups: int) -> DecodeTuning:
-    tuning = _MANY_ROWS if num_groups >= _MANY else _FEW_ROWS
+    tuning = _FEWEST_ROWS if num_groups <= _FEW else _MANY_ROWS if num_groups >= _MANY else _FEW_ROWS
     # Other generations have less shared memory for a deep pipeline.
     return tuning if compute_capability() == 90 else replace(tuning, num_stages=2)
 
