@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -132,7 +133,9 @@ class ModelRunner:
         """Frees weights, cache and programs. What is being compiled in the background is not waited for."""
         if self._background is not None:
             self._background.stop()
-        jax.block_until_ready(self._state)  # what still runs may use the memory that the helpers free
+        # What still runs may use the memory that the helpers free. After a failed step there is nothing to wait for.
+        with suppress(RuntimeError):
+            jax.block_until_ready(self._state)
         for array in jax.tree.leaves((self._state, self._weights, self._fences)):
             array.delete()
         helpers = (self._buffers, self._copier, self._swap, self._beams, self._fetcher, self._sampler, self._scorer)

@@ -82,6 +82,14 @@ def test_a_forgotten_engine_is_freed_without_the_cycle_collector(nothing_left):
     assert on_device() == nothing_left
 
 
+def test_an_engine_whose_step_failed_can_be_shut_down(nothing_left):
+    llm = start_tiny(NAME)
+    for array in jax.tree.leaves(llm._built.runner._state):  # as after a step that took its state and gave none back
+        array.delete()
+    llm.shutdown()
+    assert on_device() == nothing_left
+
+
 def test_the_cycle_collector_leaves_out_what_was_there_at_the_start(nothing_left):
     gc.unfreeze()
     with start_tiny(NAME):
