@@ -73,7 +73,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     While the weights load, the memory of the programs is measured if no earlier start on this machine did it.
 
     What Python holds when the engine starts is kept out of the cycle collector from then on (`gc.freeze`): to look
-    through JAX's and the tokenizer's objects again took 160 to 425 ms, in which no step ran. `gc.unfreeze` undoes it.
+    through JAX's and the tokenizer's objects again took up to 159 ms, in which no step ran. `gc.unfreeze` undoes it.
     """
     set_up_logging()
     gc.unfreeze()  # what an earlier start has left is not kept for ever

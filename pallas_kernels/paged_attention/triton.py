@@ -159,13 +159,7 @@ def decode(
 
 
 def prepare(
-    qkv: Array,
-    heads: HeadInputs,
-    keys: Array,
-    values: Array,
-    inputs: Any,
-    spec: Any,
-    constants: dict[str, Any],
+    qkv: Array, heads: HeadInputs, keys: Array, values: Array, inputs: Any, spec: Any, constants: dict[str, Any]
 ) -> tuple[Array, Array, Array]:
     """(query [tokens, kv_heads, group, head_dim], keys, values) with every token's entries in the cache."""
     tokens, kv_heads, members, head_dim = qkv.shape
