@@ -39,11 +39,27 @@ class Gemma3Layer(nnx.Module):
         self.after_mlp = norm("post_feedforward_layernorm")
 
     def __call__(
-        self, x: Float[Array, "tokens hidden"], rope: Rope, cache: KVCache, inputs: AttentionInputs
-    ) -> tuple[Float[Array, "tokens hidden"], KVCache]:
-        attended, cache = self.attention(self.before_attention(x), rope, cache, inputs)
-        x, normed = self.before_mlp.of_sum(x, self.after_attention(attended), self.mesh)
-        return x + self.after_mlp(self.mlp(normed)), cache
+        self,
+        x: Float[Array, "tokens hidden"],
+        delta: Float[Array, "tokens hidden"] | None,
+        delta_weight: Float[Array, " hidden"] | None,
+        rope: Rope,
+        cache: KVCache,
+        inputs: AttentionInputs,
+    ) -> tuple[Float[Array, "tokens hidden"], Float[Array, "tokens hidden"], KVCache]:
+        """The layer's input is x plus the norm, with `delta_weight`, of delta.
+
+        Its output is the first of what it returns plus `after_mlp` of the second: that is left to the norm that comes
+        next, so that one kernel does it all.
+        """
+        if delta is None:
+            normed = self.before_attention(x)
+        else:
+            x, normed = self.before_attention.of_sum(x, delta, self.mesh, delta_weight=delta_weight)
+        attended, cache = self.attention(normed, rope, cache, inputs)
+        after_attention = self.after_attention.weight[...]
+        x, normed = self.before_mlp.of_sum(x, attended, self.mesh, delta_weight=after_attention)
+        return x, self.mlp(normed), cache
 
 
 class Gemma3(CausalLM):
@@ -69,12 +85,13 @@ class Gemma3(CausalLM):
         x = x * jnp.asarray(config.embedding_scale, x.dtype)
         local_rope = rope_tables(config.local_rope, config.head_dim, positions)
         rope = rope_tables(config.rope, config.head_dim, positions)
-        new_caches = []
+        delta, delta_weight, new_caches = None, None, []
         for layer, cache in zip(self.layers, caches, strict=True):
             layer_rope = local_rope if layer.is_local else rope
-            x, new_cache = apply_layer(layer, x, layer_rope, cache, inputs.attention)
+            x, delta, new_cache = apply_layer(layer, x, delta, delta_weight, layer_rope, cache, inputs.attention)
+            delta_weight = layer.after_mlp.weight[...]
             new_caches.append(new_cache)
-        return x, new_caches
+        return x if delta is None else x + self.layers[-1].after_mlp(delta), new_caches
 
     def logits(self, x: Float[Array, "rows hidden"]) -> Float[Array, "rows vocab"]:
         """The last norm, the output head and the soft cap, if there is one."""

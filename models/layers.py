@@ -50,10 +50,15 @@ class RMSNorm(nnx.Module):
         return rms_norm(x, self.weight[...], eps=self.eps, offset=self.offset)
 
     def of_sum(
-        self, x: Float[Array, "tokens size"], delta: Float[Array, "tokens size"], mesh: Mesh
+        self,
+        x: Float[Array, "tokens size"],
+        delta: Float[Array, "tokens size"],
+        mesh: Mesh,
+        *,
+        delta_weight: Float[Array, " size"] | None = None,
     ) -> tuple[Float[Array, "tokens size"], Float[Array, "tokens size"]]:
-        """(x + delta, its norm), one kernel on a GPU."""
-        return add_rms_norm(x, delta, self.weight[...], eps=self.eps, offset=self.offset, mesh=mesh)
+        """(x + delta, its norm), one kernel on a GPU; a norm with `delta_weight` comes first for delta."""
+        return add_rms_norm(x, delta, self.weight[...], delta_weight, eps=self.eps, offset=self.offset, mesh=mesh)
 
 
 class LayerNorm(nnx.Module):

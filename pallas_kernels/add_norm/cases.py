@@ -15,6 +15,7 @@ class Case:
     size: int
     eps: float = 1e-5
     offset: float = 0.0
+    norms_delta: bool = False
 
 
 CASES = {
@@ -24,13 +25,15 @@ CASES = {
     "large_eps": Case(tokens=2, size=32, eps=0.5),
     "serving": Case(tokens=33, size=4096),
     "wide": Case(tokens=2, size=5120),
+    "norm_of_delta": Case(tokens=7, size=80, norms_delta=True),
+    "norm_of_delta_offset": Case(tokens=33, size=2560, eps=1e-6, offset=1.0, norms_delta=True),
 }
 
 
-def make_arrays(case: Case, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x, delta, weight), float32; tokens differ in scale."""
+def make_arrays(case: Case, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """(x, delta, weight), and the weight of delta's norm if it has one, float32; tokens differ in scale."""
     rng = np.random.default_rng(seed)
     scales = 10.0 ** rng.integers(-2, 3, (case.tokens, 1))
     x, delta = (rng.standard_normal((case.tokens, case.size)) * scales for _ in range(2))
-    weight = rng.standard_normal(case.size)
-    return x.astype(np.float32), delta.astype(np.float32), weight.astype(np.float32)
+    weights = rng.standard_normal((1 + case.norms_delta, case.size))
+    return tuple(array.astype(np.float32) for array in (x, delta, *weights))

@@ -11,11 +11,14 @@ def add_rms_norm(
     x: Float[Array, "tokens size"],
     delta: Float[Array, "tokens size"],
     weight: Float[Array, " size"],
+    delta_weight: Float[Array, " size"] | None = None,
     *,
     eps: float,
     offset: float,
 ) -> tuple[Array, Array]:
     """See `api.add_rms_norm`."""
+    if delta_weight is not None:
+        delta = rms_norm(delta, delta_weight, eps=eps, offset=offset)
     total = x + delta
     return total, rms_norm(total, weight, eps=eps, offset=offset)
 

@@ -15,6 +15,7 @@ def add_rms_norm(
     x: Float[Array, "tokens size"],
     delta: Float[Array, "tokens size"],
     weight: Float[Array, " size"],
+    delta_weight: Float[Array, " size"] | None = None,
     *,
     eps: float,
     offset: float,
@@ -28,11 +29,18 @@ def add_rms_norm(
         x,
         delta,
         weight,
+        weight if delta_weight is None else delta_weight,
         updated=(),
         out_type=(like_x, like_x),
         grid=(tokens,),
         num_warps=min(16, max(1, block // _ENTRIES_PER_WARP)),
         num_stages=1,
-        constants={"SIZE": size, "BLOCK": block, "EPS": float(eps), "OFFSET": float(offset)},
+        constants={
+            "NORMS_DELTA": delta_weight is not None,
+            "SIZE": size,
+            "BLOCK": block,
+            "EPS": float(eps),
+            "OFFSET": float(offset),
+        },
     )
     return total, normed

@@ -53,9 +53,20 @@ def relative_error(out: np.ndarray, exact: np.ndarray) -> float:
 def check_add_norm(case: AddNormCase, arrays: Sequence[Any], results: Sequence[Any], tolerance: float) -> None:
     """Asserts that (sum, norm) are those of the rounded arguments; every token is judged by itself."""
     total, normed = (np.asarray(result, np.float64) for result in results)
-    x, delta, weight = (np.asarray(array, np.float64) for array in arrays)
-    rounded = jnp.asarray(x.astype(np.float32) + delta.astype(np.float32), results[0].dtype)
-    np.testing.assert_array_equal(total, np.asarray(rounded, np.float64))
-    scale = 1 / np.sqrt(np.mean(total * total, axis=-1, keepdims=True) + case.eps)
-    exact = total * scale * (weight + case.offset)
-    assert max(relative_error(*rows) for rows in zip(normed, exact, strict=True)) < tolerance
+    x, delta, weight, *delta_weights = (np.asarray(array, np.float64) for array in arrays)
+    if delta_weights:
+        check_rows(total, x + exact_norm(case, delta, *delta_weights), tolerance)
+    else:
+        rounded = jnp.asarray(x.astype(np.float32) + delta.astype(np.float32), results[0].dtype)
+        np.testing.assert_array_equal(total, np.asarray(rounded, np.float64))
+    check_rows(normed, exact_norm(case, total, weight), tolerance)
+
+
+def exact_norm(case: AddNormCase, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The root mean square norm of each token in float64."""
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + case.eps) * (weight + case.offset)
+
+
+def check_rows(out: np.ndarray, exact: np.ndarray, tolerance: float) -> None:
+    """Asserts that every row is near the exact one."""
+    assert max(relative_error(*rows) for rows in zip(out, exact, strict=True)) < tolerance

@@ -20,7 +20,9 @@ def test_agrees_with_float64(name: str, dtype: str) -> None:
     check_add_norm(case, arrays, results, TOLERANCE[dtype])
 
 
-def test_rejects_arrays_that_do_not_match() -> None:
-    x, delta, weight = make_arrays(CASES["one_token"])
-    with pytest.raises(ValueError, match="expected two arrays of one shape and dtype and a weight of their last axis"):
-        add_rms_norm(x, delta[:, :-1], weight, eps=1e-5, offset=0.0, mesh=MESH)
+@pytest.mark.parametrize("cut", [1, 2, 3], ids=["delta", "weight", "weight of delta"])
+def test_rejects_arrays_that_do_not_match(cut: int) -> None:
+    arrays = [*make_arrays(CASES["norm_of_delta"])]
+    arrays[cut] = arrays[cut][..., :-1]
+    with pytest.raises(ValueError, match="expected two arrays of one shape and dtype and weights of their last axis"):
+        add_rms_norm(*arrays, eps=1e-5, offset=0.0, mesh=MESH)

@@ -130,8 +130,9 @@ def test_add_and_norm_lowers(capability: int, dtype: str, monkeypatch: pytest.Mo
     x = jax.ShapeDtypeStruct((3, 80), dtype)
     weight = jax.ShapeDtypeStruct((80,), dtype)
     step = jax.jit(partial(add_rms_norm, eps=1e-5, offset=1.0))
-    text = step.trace(x, x, weight).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("@triton_kernel_call_ffi") == 1
+    for weights in ((weight,), (weight, weight)):
+        text = step.trace(x, x, *weights).lower(lowering_platforms=("cuda",)).as_text()
+        assert text.count("@triton_kernel_call_ffi") == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
