@@ -128,7 +128,7 @@ class Engine:
 
     def preempt_all(self) -> None:
         """Takes the pages of all running requests, which will compute their tokens again."""
-        self._scheduler.preempt_all()
+        self._scheduler.running.preempt_all()
 
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached pages, and those saved of preempted requests; False, and nothing done, while running

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import insort
-from operator import attrgetter
 from time import monotonic
 
 from jaxllm.engine.messages import make_beam_row, make_scheduled_request, make_slot_start
@@ -12,7 +10,7 @@ from jaxllm.engine.output import EngineOutput
 from jaxllm.engine.page_tables import PageTables
 from jaxllm.engine.plan import Plan, PlannedStep
 from jaxllm.engine.request import FinishReason, Request, RequestStatus
-from jaxllm.engine.slots import SlotPool
+from jaxllm.engine.running_requests import RunningRequests
 from jaxllm.engine.swap_space import SwapSpace
 from jaxllm.engine.waiting_queue import WaitingQueue
 from jaxllm.steps import BeamSelection, ScheduledRequest, StepResult, TokenLogprobs
@@ -41,15 +39,20 @@ class Scheduler:
         max_chunk_size: int,
         counters: EngineCounters,
     ) -> None:
-        self.running: list[Request] = []
         self.waiting = WaitingQueue()
+        self.running = RunningRequests(
+            page_tables=page_tables,
+            swap_space=swap_space,
+            waiting=self.waiting,
+            max_num_seqs=max_num_seqs,
+            counters=counters,
+        )
         self.page_tables = page_tables
         self.swap_space = swap_space
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_chunk_size = max_chunk_size
         self._counters = counters
         self._num_unread_choices = 0  # steps in flight that choose beams
-        self._slots = SlotPool(max_num_seqs)
 
     def add(self, request: Request) -> None:
         """Puts a new request into the queue."""
@@ -98,17 +101,11 @@ class Scheduler:
         request.finish_reason = reason
         request.stop_reason = stop_reason
         if was_running:
-            self.running.remove(request)
-            self._release(request)
+            self.running.end(request)
         else:
             self.waiting.discard(request)
             self.swap_space.drop(request)
         self._counters.finished[reason] += 1
-
-    def preempt_all(self) -> None:
-        """Takes everything from all running requests, and keeps nothing of what they have computed."""
-        while self.running:
-            self._preempt(self.running.pop())
 
     def _schedule_decodes(self, plan: Plan) -> bool:
         """Schedules running requests with one pending token; True when others lost their pages for it.
@@ -118,14 +115,14 @@ class Scheduler:
         """
         page_size = self.page_tables.page_size
         num_preemptions = self._counters.num_preemptions
-        for request in self.running:  # preemption pops from its end
+        for request in self.running:
             if plan.budget == 0:
                 break
             if not request.can_decode:
                 if request.can_search and not self._num_unread_choices and not self._schedule_beams(plan, request):
                     break
                 continue
-            if request.num_computed_tokens == len(request.page_ids) * page_size and not self._extend(request):
+            if request.num_computed_tokens == len(request.page_ids) * page_size and not self.running.extend(request):
                 break
             self._schedule(plan, request, 1)
         return self._counters.num_preemptions > num_preemptions
@@ -136,9 +133,9 @@ class Scheduler:
         assert search is not None, f"request {request.request_id} is no beam search"
         if len(search.beams) > plan.budget:
             return True
-        while (page_copies := self.page_tables.make_writable(request)) is None:
-            if not self._preempt_last(request):
-                return False
+        page_copies = self.running.unshare(request)
+        if page_copies is None:
+            return False
         plan.decodes += [(make_beam_row(request, beam), request) for beam in search.beams]
         plan.budget -= len(search.beams)
         plan.num_beam_places += search.settings.width
@@ -163,7 +160,7 @@ class Scheduler:
         num_passed_over = 0
         while plan.budget > 0:
             request = self.waiting.peek()
-            if request is None or len(self._slots.free) < num_passed_over + request.num_slots:
+            if request is None or len(self.running.slots.free) < num_passed_over + request.num_slots:
                 break
             cached_page_ids = self.page_tables.find_cached(request)
             if request.num_unread > 0 or self._is_next_page_in(plan, request, len(cached_page_ids)):
@@ -186,7 +183,7 @@ class Scheduler:
         the request will have itself. Without that, requests are admitted only to be preempted at once: three times as
         much was recomputed in a full pool.
         """
-        num_rows = self._slots.num_taken
+        num_rows = self.running.slots.num_taken
         return num_rows + request.num_slots - 1 if num_rows else 0
 
     def _is_next_page_in(self, plan: Plan, request: Request, num_cached_pages: int) -> bool:
@@ -196,12 +193,10 @@ class Scheduler:
         return self.page_tables.hashes(request, num_usable_pages)[num_cached_pages] in plan.page_hashes
 
     def _start(self, plan: Plan, request: Request) -> None:
-        """Gives a request that has its pages a slot."""
+        """Lets a request run that has its pages."""
         if request.status is RequestStatus.WAITING:
             self._count_admission(request)
-        request.status = RequestStatus.RUNNING
-        self._slots.take(request)
-        insort(self.running, request, key=attrgetter("order"))
+        self.running.start(request)
         plan.starts.append(make_slot_start(request))
 
     def _count_admission(self, request: Request) -> None:
@@ -244,39 +239,6 @@ class Scheduler:
         self._counters.num_steps += 1
         self._counters.num_scheduled_tokens += planned.num_tokens
         return planned
-
-    def _extend(self, request: Request) -> bool:
-        """Finds the request a page, at the cost of the last running one; False when that is the request itself."""
-        while not self.page_tables.extend(request):
-            if not self._preempt_last(request):
-                return False
-        return True
-
-    def _preempt_last(self, request: Request) -> bool:
-        """Preempts the last running request; False when that is `request` itself."""
-        victim = self.running.pop()
-        if victim.search is None:
-            self.swap_space.save(victim)
-            self._counters.num_saved_tokens += victim.num_saved_tokens
-        self._preempt(victim)
-        return victim is not request
-
-    def _preempt(self, request: Request) -> None:
-        """Takes everything from a request; what the swap space does not hold of it will be computed again.
-
-        A token still in flight is not lost: `update` appends it as if nothing had happened, and the request is not
-        admitted before.
-        """
-        assert request.status is RequestStatus.RUNNING, f"request {request.request_id} does not run"
-        request.status = RequestStatus.PREEMPTED
-        request.num_preemptions += 1
-        self._counters.num_preemptions += 1
-        self._release(request)
-        self.waiting.push(request)
-
-    def _release(self, request: Request) -> None:
-        self.page_tables.release(request)
-        self._slots.give_back(request)
 
     def _update_request(self, scheduled: ScheduledRequest, request: Request, result: StepResult) -> EngineOutput | None:
         request_id = request.request_id

@@ -149,7 +149,7 @@ def check_books(engine: Engine) -> None:
     shared = [page_id for page_id, count in holders.items() if count > 1 and page_id not in forked]
     assert all(tables.prefix_cache is not None and tables.prefix_cache.holds_page(page_id) for page_id in shared)
     slots = [slot for one in scheduler.running for slot in (one.slot, *one.extra_slots) if slot is not None]
-    assert sorted([*scheduler._slots.free, *slots]) == list(range(engine._runner.max_num_seqs))
+    assert sorted([*scheduler.running.slots.free, *slots]) == list(range(engine._runner.max_num_seqs))
     assert len(scheduler.running) + len(scheduler.waiting) == len(engine._requests)
     saved = [page for request in engine._requests.values() for page in request.host_page_ids]
     assert len(set(saved)) == len(saved) == engine._swap_space.num_used
