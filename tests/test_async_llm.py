@@ -8,7 +8,7 @@ import pytest
 
 from jaxllm.errors import ValidationError
 from jaxllm.sampling_params import SamplingParams
-from tests.frontend.async_helpers import CUMULATIVE, DELTA, FINAL_ONLY, collect, run
+from tests.frontend.async_helpers import CUMULATIVE, DELTA, FINAL_ONLY, collect, next_behind, run
 from tests.frontend.helpers import EOS, Gate, ScriptedRunner, ids, make_async_llm, make_llm, texts
 
 
@@ -29,14 +29,8 @@ def test_a_reader_that_keeps_up_gets_every_step():
 
     async def main(llm):
         outputs = llm.generate("abc", CUMULATIVE)
-        shown = []
-        for _ in range(4):
-            reading = asyncio.ensure_future(anext(outputs))
-            while not reading.done():
-                gate.pass_one()
-                await asyncio.sleep(0.001)
-            shown.append(reading.result().outputs[0].text)
-        assert shown == ["a", "ab", "abc", "abc"]
+        shown = [await next_behind(gate, outputs, num_steps=num_steps) for num_steps in (2, 1, 1, 1)]
+        assert texts(shown) == ["a", "ab", "abc", "abc"]
 
     llm = make_async_llm(runner=ScriptedRunner(on_dispatch=gate))
     run(main(llm), llm)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
 from typing import Any
 
 from jaxllm.async_llm import AsyncJaxLLM
 from jaxllm.sampling_params import RequestOutputKind, SamplingParams
+from tests.frontend.helpers import Gate
 
 DELTA = SamplingParams(max_tokens=30, output_kind=RequestOutputKind.DELTA)
 CUMULATIVE = SamplingParams(max_tokens=30)
@@ -37,3 +38,15 @@ async def until(condition: Callable[[], object]) -> None:
 async def collect(outputs: AsyncIterable[Any]) -> list[Any]:
     """Everything that comes."""
     return [output async for output in outputs]
+
+
+async def next_behind(gate: Gate, outputs: AsyncGenerator[Any], *, num_steps: int) -> Any:
+    """The next output, once `num_steps` steps have come to the gate and gone on.
+
+    The engine is one step ahead of what it has read, so the first output takes two.
+    """
+    reading = asyncio.ensure_future(anext(outputs))
+    for _ in range(num_steps):
+        await asyncio.to_thread(gate.wait_for_step)
+        gate.pass_one()
+    return await reading
