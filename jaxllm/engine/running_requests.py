@@ -57,7 +57,7 @@ class RunningRequests:
     def extend(self, request: Request) -> bool:
         """Finds the request a page, at the cost of the last one; False when that is the request itself."""
         while not self._page_tables.extend(request):
-            if not self.preempt_last(request):
+            if not self._preempt_last(request):
                 return False
         return True
 
@@ -67,11 +67,16 @@ class RunningRequests:
         Gives the (source, destination) pages to copy; None when the search itself is the last one.
         """
         while (page_copies := self._page_tables.make_writable(request)) is None:
-            if not self.preempt_last(request):
+            if not self._preempt_last(request):
                 return None
         return page_copies
 
-    def preempt_last(self, request: Request) -> bool:
+    def preempt_all(self) -> None:
+        """Takes everything from all of them, and keeps nothing of what they have computed."""
+        while self._requests:
+            self._preempt(self._requests.pop())
+
+    def _preempt_last(self, request: Request) -> bool:
         """Preempts the last one, and keeps what it has computed where there is place; False when it is `request`."""
         victim = self._requests.pop()
         if victim.search is None:
@@ -79,11 +84,6 @@ class RunningRequests:
             self._counters.num_saved_tokens += victim.num_saved_tokens
         self._preempt(victim)
         return victim is not request
-
-    def preempt_all(self) -> None:
-        """Takes everything from all of them, and keeps nothing of what they have computed."""
-        while self._requests:
-            self._preempt(self._requests.pop())
 
     def _preempt(self, request: Request) -> None:
         """Takes everything from a request; what the swap space does not hold of it will be computed again.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from jaxllm.engine import Engine, EngineOutput, EngineRequest
+from jaxllm.engine.request import Request
 from jaxllm.steps import NO_TARGET, BeamSettings, ScheduledRequest, ScheduledStep, SlotStart, StepResult, TokenLogprobs
 from tests.engine.beam_helpers import VOCAB_SIZE, FakeSearch, ScoredTokens, expected_beams, mix
 
@@ -62,6 +63,12 @@ def make_request(
         bad_word_ids=bad_word_ids,
         beam=beam,
     )
+
+
+def make_internal(source: EngineRequest, *, order: tuple[float, ...] = (0,), max_model_len: int = 1000) -> Request:
+    """The request as the engine keeps it."""
+    prompt_token_ids = np.asarray(source.prompt_token_ids)
+    return Request(source, prompt_token_ids=prompt_token_ids, max_model_len=max_model_len, order=order)
 
 
 def draw(state: int, seed: int, banned: frozenset[int]) -> int:

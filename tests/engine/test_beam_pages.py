@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from jaxllm.engine.page_tables import PageTables
 from jaxllm.engine.request import Request
 from tests.engine.beam_helpers import make_selection
-from tests.engine.helpers import (
-    make_request,
-)
+from tests.engine.helpers import make_internal, make_request
 
 
 def start_search(num_prompt_tokens: int, num_pages: int = 20) -> tuple[PageTables, Request]:
     """A search with three beams whose prompt is computed, four tokens a page."""
     tables = PageTables(num_pages=num_pages, page_size=4, enable_prefix_caching=True)
-    request = Request(
-        make_request("r", [1] * num_prompt_tokens, beam_width=3),
-        prompt_token_ids=np.ones(num_prompt_tokens, np.int32),
-        max_model_len=100,
-        order=(0,),
-    )
+    request = make_internal(make_request("r", [1] * num_prompt_tokens, beam_width=3))
     tables.take(request, [])
     request.num_computed_tokens = num_prompt_tokens
     tables.register(request)

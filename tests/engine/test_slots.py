@@ -1,17 +1,14 @@
-import numpy as np
-
 from jaxllm.engine.request import Request
 from jaxllm.engine.slots import SlotPool
-from tests.engine.helpers import make_request
+from tests.engine.helpers import make_internal, make_request
 
 
-def make_internal(beam_width: int | None) -> Request:
-    source = make_request("r", [1], beam_width=beam_width)
-    return Request(source, prompt_token_ids=np.ones(1, np.int32), max_model_len=10, order=(0,))
+def one(beam_width: int | None) -> Request:
+    return make_internal(make_request("r", [1], beam_width=beam_width))
 
 
 def test_the_lowest_slots_are_taken() -> None:
-    slots, first, second, third = SlotPool(6), make_internal(None), make_internal(3), make_internal(None)
+    slots, first, second, third = SlotPool(6), one(None), one(3), one(None)
     for request in (first, second, third):
         slots.take(request)
     assert (first.slot, first.extra_slots) == (0, [])
@@ -21,7 +18,7 @@ def test_the_lowest_slots_are_taken() -> None:
 
 
 def test_slots_that_came_back_are_taken_again() -> None:
-    slots, search, request = SlotPool(4), make_internal(3), make_internal(None)
+    slots, search, request = SlotPool(4), one(3), one(None)
     slots.take(search)
     slots.give_back(search)
     assert (search.slot, search.extra_slots, slots.num_taken) == (None, [], 0)

@@ -5,12 +5,11 @@ import pytest
 from jaxllm.engine import Engine
 from jaxllm.engine.request import Request
 from jaxllm.engine.swap_space import SwapSpace
-from tests.engine.helpers import FakeRunner, Params, expected_tokens, make_request, rows, run_all
+from tests.engine.helpers import FakeRunner, Params, expected_tokens, make_internal, make_request, rows, run_all
 
 
 def make_preempted(request_id: str, num_computed_tokens: int, page_ids: list[int]) -> Request:
-    source = make_request(request_id, [1] * 20)
-    request = Request(source, prompt_token_ids=source.prompt_token_ids, max_model_len=64, order=(0.0,))
+    request = make_internal(make_request(request_id, [1] * 20))
     request.set_pages(page_ids)
     request.num_computed_tokens = num_computed_tokens
     return request

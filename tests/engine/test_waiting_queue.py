@@ -1,13 +1,12 @@
-import numpy as np
 import pytest
 
 from jaxllm.engine.request import Request, RequestStatus
 from jaxllm.engine.waiting_queue import WaitingQueue
-from tests.engine.helpers import make_request
+from tests.engine.helpers import make_internal, make_request
 
 
 def queued(order: tuple[float, ...]) -> Request:
-    return Request(make_request("r", [1]), prompt_token_ids=np.array([1]), max_model_len=8, order=order)
+    return make_internal(make_request("r", [1]), order=order)
 
 
 def test_gives_requests_in_order() -> None:
