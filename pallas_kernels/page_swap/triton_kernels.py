@@ -22,7 +22,7 @@ def move_kernel(
     low = tl.load(move + 1).to(tl.uint32, bitcast=True).to(tl.uint64)
     high = tl.load(move + 2).to(tl.uint32, bitcast=True).to(tl.uint64)
     address = low | (high << 32)
-    # Words whatever the cache's dtype: nothing is computed, and not every GPU knows every dtype.
+    # Words whatever the cache's dtype: nothing is computed.
     host = address.to(tl.pointer_type(tl.int32)) + tl.load(place).to(tl.int64) * WORDS
     here = pool.to(tl.pointer_type(tl.int32), bitcast=True) + page * WORDS
     words = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

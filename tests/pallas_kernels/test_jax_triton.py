@@ -6,7 +6,8 @@ import pytest
 
 from jaxllm.errors import DeviceError
 from jaxllm.pallas_kernels import jax_triton
-from jaxllm.pallas_kernels.paged_attention.api import require_backend
+from jaxllm.pallas_kernels.paged_attention import api
+from jaxllm.pallas_kernels.paged_attention.api import require_backend, require_cache_dtype
 
 
 @pytest.fixture
@@ -52,3 +53,26 @@ def test_takes_ampere_and_newer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_platforms_without_kernels_are_refused() -> None:
     with pytest.raises(DeviceError, match=r"no paged attention kernel for platform 'tpu'.*\['cpu', 'gpu'\]"):
         require_backend("tpu")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "platform", "capability"),
+    [
+        ("float8_e4m3fn", "gpu", 89),
+        ("float8_e4m3fn", "gpu", 90),
+        ("float8_e5m2", "gpu", 80),
+        ("bfloat16", "gpu", 80),
+        ("float8_e4m3fn", "cpu", 0),
+    ],
+)
+def test_takes_a_cache_that_the_device_can_read(
+    dtype: str, platform: str, capability: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "compute_capability", lambda: capability)
+    require_cache_dtype(dtype, platform)
+
+
+def test_refuses_a_cache_that_an_older_gpu_can_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "compute_capability", lambda: 80)
+    with pytest.raises(DeviceError, match=r"needs a GPU of compute capability 8\.9 \(Ada\) or newer.* fp8_e5m2"):
+        require_cache_dtype("float8_e4m3fn", "gpu")

@@ -16,6 +16,8 @@ PACKAGES = ("triton", "jax_triton", "jax_cuda13_plugin")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 SHARED_MEMORY = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 """Most that one block of threads gets, by compute capability."""
+SMALL_CACHES = [(80, "float8_e5m2"), (89, "float8_e4m3fn"), (90, "float8_e4m3fn")]
+"""Types of 8 bits that a cache may have, by compute capability: `require_cache_dtype` refuses float8_e4m3fn on 80."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -97,9 +99,7 @@ def test_lowers_in_place_within_shared_memory(
     assert max(shared.values()) <= SHARED_MEMORY[capability]
 
 
-@pytest.mark.parametrize(
-    ("capability", "cache_dtype"), [(80, "float8_e5m2"), (89, "float8_e4m3fn"), (90, "float8_e4m3fn")]
-)
+@pytest.mark.parametrize(("capability", "cache_dtype"), SMALL_CACHES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["serving", "serving_decodes", "wide_heads", "wide_heads_decodes"])
 def test_a_cache_of_8_bits_lowers(
@@ -135,8 +135,10 @@ def test_add_and_norm_lowers(capability: int, dtype: str, monkeypatch: pytest.Mo
         assert text.count("@triton_kernel_call_ffi") == 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
-@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [*((capability, dtype) for capability in SHARED_MEMORY for dtype in ("float32", "bfloat16")), *SMALL_CACHES],
+)
 @pytest.mark.parametrize("to_host", [True, False])
 def test_moving_pages_lowers_in_place(
     to_host: bool, capability: int, dtype: str, monkeypatch: pytest.MonkeyPatch
