@@ -149,12 +149,22 @@ class _WindowDecoder:
         )
 
     def _take_context(self, prompt_token_ids: Sequence[int]) -> tuple[list[int], str]:
-        """The last tokens of the prompt, enough of them to have a text, and that text."""
+        """The last tokens of the prompt, enough of them to have a text, and that text.
+
+        Tokens of single bytes have none where the first of them are missing: the decoder takes them all for broken.
+        """
         num_tokens = _CONTEXT_TOKENS
         while True:
             context = list(prompt_token_ids[-num_tokens:])
-            text = self._decode(context)
+            text = self._whole_text(context)
             if text or num_tokens >= len(prompt_token_ids):
-                # The output may complete the prompt's last character.
-                return context, text.rstrip(_REPLACEMENT)
+                return context, text
             num_tokens *= 8
+
+    def _whole_text(self, token_ids: Sequence[int]) -> str:
+        """The text before a last character that the output may complete."""
+        for num_tokens in range(len(token_ids), max(len(token_ids) - _MAX_CHARACTER_BYTES, -1), -1):
+            text = self._decode(token_ids[:num_tokens])
+            if not text.endswith(_REPLACEMENT):
+                return text
+        return self._decode(token_ids).rstrip(_REPLACEMENT)

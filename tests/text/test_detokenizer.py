@@ -2,7 +2,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxllm.text.detokenizer import Detokenizer
@@ -63,6 +63,8 @@ def test_streamed_text_is_the_decoded_text(tokenizer: Tokenizer, text: str) -> N
 
 
 @given(prompt=TEXTS, output=TEXTS)
+@example(prompt="我我我", output="")  # more bytes than the first context holds
+@example(prompt="我我我", output="我b")
 def test_text_after_a_prompt_is_what_decoding_both_adds(tokenizer: Tokenizer, prompt: str, output: str) -> None:
     prompt_ids = tokenizer.encode(prompt)
     output_ids = tokenizer.encode(output, add_special_tokens=False)
@@ -89,8 +91,9 @@ def test_a_character_appears_with_its_last_token(tokenizer: Tokenizer) -> None:
     assert [piece for piece in pieces if piece] in (["b", "🦙", "b"], ["b", "🦙b"])
 
 
-def test_a_character_begun_in_the_prompt_is_completed(tokenizer: Tokenizer) -> None:
-    token_ids = tokenizer.encode("b我", add_special_tokens=False)
+@pytest.mark.parametrize("text", ["b我", "我我", "我我我我"])
+def test_a_character_begun_in_the_prompt_is_completed(tokenizer: Tokenizer, text: str) -> None:
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
     detokenizer = Detokenizer(tokenizer, token_ids[:-1])
     assert detokenizer.append(token_ids[-1:]) == "我"
 
